@@ -1,0 +1,71 @@
+"""Reverse-mode differentiation as a transformation of graphs: the gradient of an expression is an expression.
+
+What comes out can be optimized, exported and differentiated again. Only the Values on a path from ``wrt`` to the
+output are visited, so nothing is built for frozen or unreached parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lora_graph.ir.leaves import Project, constant
+from lora_graph.ir.types import TupleType
+from lora_graph.ir.value import Value, topological
+from lora_graph.ops.fused import Fused
+from lora_graph.ops.shape import expand
+
+
+def gradients(output: Value, wrt: Sequence[Value], cotangent: Value | None = None) -> list[Value]:
+    """∂output/∂w, contracted with ``cotangent``, for each w of ``wrt``; zeros where ``output`` does not depend on w.
+
+    Without ``cotangent``, ``output`` must be a scalar and the result is its gradient.
+    """
+    if cotangent is None:
+        if output.shape:
+            raise ValueError(f"the gradient of {output.type} needs a cotangent: only a scalar has a gradient by itself")
+        cotangent = constant(1, output.dtype)
+    elif cotangent.type != output.type:
+        raise ValueError(f"the cotangent of {output.type} cannot be {cotangent.type}")
+    found = pull({output: cotangent}, wrt)
+    return [found[w] if w in found else expand(constant(0, w.dtype), w.shape) for w in wrt]
+
+
+def pull(cotangents: Mapping[Value, Value], wrt: Sequence[Value]) -> dict[Value, Value]:
+    """The cotangents of those of ``wrt`` that are reached, given the cotangents of some outputs."""
+    order = topological(cotangents)
+    targets = set(wrt)
+    active: set[Value] = set()
+    for value in order:
+        if value in targets or any(operand in active for operand in value.operands):
+            active.add(value)
+    total: dict[Value, Value] = {}
+    parts: dict[Value, list[Value | None]] = {}
+    for output, cotangent in cotangents.items():
+        total[output] = cotangent
+    for value in reversed(order):
+        if value not in active or (value not in total and value not in parts):
+            continue
+        if isinstance(value.op, Project):
+            _collect(parts, value, total[value])
+            continue
+        given = tuple(parts[value]) if value in parts else total[value]
+        for operand, part in zip(value.operands, _pullback(value, given), strict=True):
+            if part is not None and operand in active:
+                total[operand] = total[operand] + part if operand in total else part
+    return {w: total[w] for w in wrt if w in total}
+
+
+def _pullback(value: Value, cotangent: Value | tuple[Value | None, ...]) -> Sequence[Value | None]:
+    op = value.op
+    if isinstance(op, Fused) and not op.has_pullback and isinstance(cotangent, Value):
+        found = pull({op.decompose(*value.operands): cotangent}, value.operands)
+        return [found.get(operand) for operand in value.operands]
+    return op.pullback(cotangent, value, *value.operands)  # type: ignore[arg-type]
+
+
+def _collect(parts: dict[Value, list[Value | None]], value: Value, cotangent: Value) -> None:
+    """The cotangent of one result of an op with several waits until all of them are known."""
+    (several,) = value.operands
+    assert isinstance(several.result_type, TupleType) and isinstance(value.op, Project)
+    slots = parts.setdefault(several, [None] * len(several.result_type.items))
+    slots[value.op.index] = cotangent

@@ -1,0 +1,101 @@
+"""Operators and methods that read like NumPy, shared by Values and by the patterns of rewrite rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+from lora_graph.ir.op import OPS, Op
+
+
+class Expression:
+    """Anything that ops can be applied to."""
+
+    __slots__ = ()
+
+    def _apply(self, op: Op, *operands: Any) -> Self:
+        """``op`` applied to ``operands``, of which at least one is like ``self``."""
+        raise NotImplementedError
+
+    def _binary(self, name: str, other: Any, *, swapped: bool = False) -> Self:
+        return self._apply(OPS[name](), *((other, self) if swapped else (self, other)))
+
+    def __add__(self, other: Any) -> Self:
+        return self._binary("Add", other)
+
+    def __radd__(self, other: Any) -> Self:
+        return self._binary("Add", other, swapped=True)
+
+    def __sub__(self, other: Any) -> Self:
+        return self._binary("Sub", other)
+
+    def __rsub__(self, other: Any) -> Self:
+        return self._binary("Sub", other, swapped=True)
+
+    def __mul__(self, other: Any) -> Self:
+        return self._binary("Mul", other)
+
+    def __rmul__(self, other: Any) -> Self:
+        return self._binary("Mul", other, swapped=True)
+
+    def __truediv__(self, other: Any) -> Self:
+        return self._binary("Div", other)
+
+    def __rtruediv__(self, other: Any) -> Self:
+        return self._binary("Div", other, swapped=True)
+
+    def __pow__(self, other: Any) -> Self:
+        return self._binary("Pow", other)
+
+    def __matmul__(self, other: Any) -> Self:
+        return self._binary("MatMul", other)
+
+    def __lt__(self, other: Any) -> Self:
+        return self._binary("Less", other)
+
+    def __le__(self, other: Any) -> Self:
+        return self._binary("LessOrEqual", other)
+
+    def __gt__(self, other: Any) -> Self:
+        return self._binary("Greater", other)
+
+    def __ge__(self, other: Any) -> Self:
+        return self._binary("GreaterOrEqual", other)
+
+    def equal(self, other: Any) -> Self:
+        """Element-wise equality (``==`` between expressions is identity, so that they can be keys)."""
+        return self._binary("Equal", other)
+
+    def __neg__(self) -> Self:
+        return self._apply(OPS["Neg"](), self)
+
+    def exp(self) -> Self:
+        return self._apply(OPS["Exp"](), self)
+
+    def log(self) -> Self:
+        return self._apply(OPS["Log"](), self)
+
+    def sqrt(self) -> Self:
+        return self._apply(OPS["Sqrt"](), self)
+
+    def tanh(self) -> Self:
+        return self._apply(OPS["Tanh"](), self)
+
+    def abs(self) -> Self:
+        return self._apply(OPS["Abs"](), self)
+
+    def _reduce(self, name: str, axis: int | Sequence[int] | None, keepdims: bool) -> Self:
+        axes = None if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
+        return self._apply(OPS[name](axes=axes, keepdims=int(keepdims)), self)  # type: ignore[call-arg]
+
+    def sum(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Self:
+        return self._reduce("ReduceSum", axis, keepdims)
+
+    def mean(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Self:
+        return self._reduce("ReduceMean", axis, keepdims)
+
+    def max(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Self:
+        return self._reduce("ReduceMax", axis, keepdims)
+
+    def min(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Self:
+        return self._reduce("ReduceMin", axis, keepdims)

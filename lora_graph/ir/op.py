@@ -1,0 +1,144 @@
+"""The base class of ops: what one operation of a graph has to say about itself."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+
+from lora_graph.ir.dims import Shape, SymbolicDim
+from lora_graph.ir.types import Array, TensorType, Type
+
+if TYPE_CHECKING:
+    from lora_graph.ir.value import Value
+
+OPS: dict[str, type[Op]] = {}
+"""Every op class by name: what the parser, the importer and the generated tests walk over."""
+
+
+class Lowering(Protocol):
+    """What an op may ask of the exporter when its ONNX spelling is not just its own name, operands and fields."""
+
+    opset: int
+
+    def node(
+        self, op_type: str, operands: Sequence[str], attributes: dict[str, Any] | None = None, *, results: int = 1
+    ) -> str: ...
+    def constant(self, value: Any, dtype: Any = None) -> str: ...
+    def shape(self, shape: Shape, *, may_infer: bool = False) -> str: ...
+
+
+class NodeView(Protocol):
+    """One node of an ONNX model while it is imported."""
+
+    opset: int
+    attributes: dict[str, Any]
+    operands: list[Value | None]
+
+    def static(self, index: int) -> Array | None: ...
+    def static_shape(self, index: int) -> Shape | None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """One operation. The fields of a subclass are its attributes, its methods are its meaning; both are ONNX's.
+
+    A subclass is registered under its name, which is ONNX's. It defines ``infer`` and ``evaluate``, and where they
+    exist ``pullback`` (the transposed derivative, as IR), ``lower`` and ``read`` (its ONNX spelling).
+    """
+
+    elementwise: ClassVar[bool] = False
+    """The result has the operands' broadcast shape and is computed element by element."""
+    in_place: ClassVar[int] = 0
+    """How many leading operands ``out`` may be the very memory of (where type and shape agree)."""
+    commutative: ClassVar[bool] = False
+    view: ClassVar[bool] = False
+    """``evaluate`` computes nothing: it returns another view of its first operand's memory."""
+    takes_results: ClassVar[bool] = False
+    """The operand is an op with several results rather than a tensor."""
+    writes_out: ClassVar[bool] = False
+    """``evaluate`` takes ``out=`` and then writes its result there without an extra copy."""
+
+    def __init_subclass__(cls, abstract: bool = False) -> None:
+        if not abstract:
+            OPS[cls.__name__] = cls
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @cached_property
+    def key(self) -> tuple[object, ...]:
+        """What makes two ops the same: the class, and the types and bytes of all attributes."""
+        return (type(self), *(_freeze(getattr(self, field.name)) for field in fields(self)))
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Op) and self.key == other.key)
+
+    def infer(self, *operands: Any) -> Type:
+        """The type of the result; ValueError or TypeError naming the operands that do not fit."""
+        raise NotImplementedError(f"{self.name} has no type inference")
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Any:
+        """The result as a NumPy array, or a tuple of arrays; written to ``out`` if ``writes_out`` and it is given."""
+        raise NotImplementedError(f"{self.name} cannot be evaluated")
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> tuple[Value | None, ...]:
+        """The cotangents of the operands: for y = f(x) and cotangent c, cᵀ ∂f/∂x; None where there is none.
+
+        For an op with several results, ``cotangent`` is a tuple that holds None for unused ones.
+        """
+        raise NotImplementedError(f"{self.name} has no derivative")
+
+    def is_linear(self, varying: tuple[bool, ...], operands: tuple[TensorType, ...], lead: int) -> bool:
+        """Whether the result is linear in the operands marked in ``varying`` taken together, for each position of
+        their first ``lead`` axes on its own (and these axes are the first of the result, too)."""
+        return False
+
+    def with_lead(self, lead: Shape) -> Op:
+        """The same op for operands whose first axes are ``lead`` (only shape attributes have to change)."""
+        return self
+
+    def flops(self, result: Type, *operands: TensorType) -> Any:
+        """Floating-point operations as a dimension: by default one per element of the result if element-wise."""
+        return result.size if self.elementwise and isinstance(result, TensorType) else 0
+
+    def lower(self, to: Lowering, *operands: str) -> str:
+        """Emit this op to an ONNX graph and return the name of the result."""
+        return to.node(self.name, operands, self.attributes())
+
+    @classmethod
+    def read(cls, node: NodeView) -> Value:
+        """The Value that an ONNX node of this name stands for."""
+        from lora_graph.ir.value import apply
+
+        known = {field.name for field in fields(cls)}
+        attributes = {name: value for name, value in node.attributes.items() if name in known}
+        return apply(cls(**attributes), *(operand for operand in node.operands if operand is not None))
+
+    def attributes(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def _freeze(attribute: Any) -> object:
+    match attribute:
+        case float():
+            return ("float", struct.pack("<d", attribute))
+        case tuple():
+            return ("tuple", *map(_freeze, attribute))
+        case np.ndarray():
+            return ("array", attribute.dtype.str, attribute.shape, attribute.tobytes())
+        case bool() | int() | str() | bytes() | None | SymbolicDim() | TensorType() | np.dtype() | Op():
+            return (type(attribute).__name__, attribute)
+    raise TypeError(f"an op attribute cannot be {attribute!r}: use numbers, strings, dimensions, types or tuples")

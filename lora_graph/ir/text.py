@@ -1,0 +1,241 @@
+"""The text form of graphs: one Value a line with its type, and the parser that gives back the same graph.
+
+    graph mlp(%x: float32[batch, 2]) -> (y=%y) {
+      %weight: float32[2, 3] = Parameter {label="weight", trainable=True}
+      %y: float32[batch, 3] = MatMul(%x, %weight)  @ 0.base
+    }
+
+After ``@`` stands the module a Value belongs to. Attributes are Python literals; dimensions and types are strings.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from lora_graph.ir import dims
+from lora_graph.ir.graph import Graph, Note
+from lora_graph.ir.leaves import Input, Parameter
+from lora_graph.ir.op import OPS, Op
+from lora_graph.ir.types import Array, TensorType
+from lora_graph.ir.value import Value, apply
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.:/-]+")
+_NAME = r'%(?:[A-Za-z0-9_.:/-]+|"(?:[^"\\]|\\.)*")'
+_HEADER = re.compile(rf"graph (?P<name>{_NAME[1:]})\((?P<inputs>.*)\) -> \((?P<outputs>.*)\) \{{$")
+_LINE = re.compile(
+    rf"(?P<target>{_NAME})(?:: (?P<type>.*?))? = (?P<op>\w+)(?:\((?P<operands>{_NAME}(?:, {_NAME})*)\))?"
+    rf"(?: \{{(?P<attributes>.*?)\}})?(?:  @ (?P<scope>{_NAME[1:]}))?$"
+)
+_PORT = re.compile(rf"(?P<key>{_NAME}|{_NAME[1:]})(?:: (?P<type>\w+\[.*?\])(?=, %|$)|=(?P<value>{_NAME}))(?:, |$)")
+
+
+def print_graph(graph: Graph) -> str:
+    """``graph`` as text that :func:`parse` reads back to the same graph."""
+    names = value_names(graph)
+    inputs = ", ".join(f"%{_quote(leaf.op.label)}: {leaf.type}" for leaf in graph.inputs if isinstance(leaf.op, Input))
+    outputs = ", ".join(f"{_quote(name)}={names[value]}" for name, value in graph.outputs.items())
+    lines = [f"graph {_quote(graph.name)}({inputs}) -> ({outputs}) {{"]
+    listed = set(graph.inputs)
+    for value in graph.values:
+        if value not in listed:
+            note = graph.notes.get(value)
+            scope = f"  @ {_quote(note.scope)}" if note and note.scope else ""
+            lines.append(f"  {names[value]}: {value.result_type} = {_application(value, names)}{scope}")
+    return "\n".join([*lines, "}"])
+
+
+def parse(text: str) -> Graph:
+    """The graph that ``text`` writes; ValueError naming the line where it cannot be read."""
+    lines = list(_logical_lines(text))
+    if not lines:
+        raise ValueError("no graph in an empty text")
+    number, head = lines[0]
+    header = _HEADER.match(head)
+    if not header or lines[-1][1] != "}":
+        raise ValueError(
+            f"line {number}: expected 'graph NAME(inputs) -> (outputs) {{' and a closing '}}', got {head!r}"
+        )
+    values: dict[str, Value] = {}
+    notes: dict[Value, Note] = {}
+    for port in _PORT.finditer(header["inputs"]):
+        label = _unquote(port["key"][1:])
+        values[label] = apply(Input(label, _read_type(port["type"])))
+    inputs = tuple(values.values())
+    for number, line in lines[1:-1]:
+        try:
+            _read_line(line, values, notes)
+        except (ValueError, TypeError, SyntaxError) as error:
+            raise ValueError(f"line {number}: {error}") from error
+    outputs = {}
+    for port in _PORT.finditer(header["outputs"]):
+        outputs[_unquote(port["key"])] = _lookup(values, port["value"])
+    return Graph(inputs, outputs, notes, _unquote(header["name"]))
+
+
+def dump_value(value: Value) -> str:
+    leaves = [v for v in Graph((), {"value": value}).values if isinstance(v.op, Input)]
+    return print_graph(Graph(tuple(leaves), {"value": value}))
+
+
+def load_value(text: str) -> Value:
+    return parse(text).outputs["value"]
+
+
+def value_names(graph: Graph) -> dict[Value, str]:
+    """A unique printed name for each Value: the noted one, a leaf's own, or a number."""
+    names: dict[Value, str] = {}
+    taken: set[str] = set()
+    for value in graph.inputs:
+        names[value] = f"%{_quote(getattr(value.op, 'label', ''))}"
+        taken.add(names[value])
+    number = 0
+    for value in graph.values:
+        if value in names:
+            continue
+        note = graph.notes.get(value)
+        wanted = note.name if note and note.name else value.op.label if isinstance(value.op, Input | Parameter) else ""
+        name = f"%{_quote(wanted)}" if wanted else f"%{number}"
+        while name in taken:
+            number += 1
+            name = f"%{_quote(f'{wanted}.{number}')}" if wanted else f"%{number}"
+        names[value] = name
+        taken.add(name)
+    return names
+
+
+def _application(value: Value, names: Mapping[Value, str]) -> str:
+    operands = ", ".join(names[operand] for operand in value.operands)
+    attributes = ", ".join(f"{f.name}={_literal(getattr(value.op, f.name))}" for f in fields(value.op))
+    return value.op.name + (f"({operands})" if operands else "") + (f" {{{attributes}}}" if attributes else "")
+
+
+def _read_line(line: str, values: dict[str, Value], notes: dict[Value, Note]) -> None:
+    match = _LINE.match(line)
+    if not match:
+        raise ValueError(f"cannot read {line!r}: expected '%name: type = Op(%operand, ...) {{attribute=value}}'")
+    operands = [_lookup(values, token) for token in re.findall(_NAME, match["operands"] or "")]
+    op = _read_op(match["op"], match["attributes"] or "")
+    value = apply(op, *operands)
+    if match["type"] and str(value.result_type) != match["type"].strip():
+        raise ValueError(f"{match['target']} is {value.result_type}, not {match['type'].strip()}")
+    name = _unquote(match["target"][1:])
+    values[name] = value
+    scope = _unquote(match["scope"]) if match["scope"] else ""
+    own = value.op.label if isinstance(value.op, Input | Parameter) else ""
+    noted = "" if name == own or name.isdigit() else name
+    if scope or noted:
+        notes[value] = Note(name=noted, scope=scope)
+
+
+def _read_op(name: str, attributes: str) -> Op:
+    if name not in OPS:
+        raise ValueError(f"unknown op {name!r}")
+    call = ast.parse(f"dict({attributes})", mode="eval").body
+    assert isinstance(call, ast.Call)
+    written = {keyword.arg: _read_literal(keyword.value) for keyword in call.keywords if keyword.arg}
+    declared = {f.name: str(f.type) for f in fields(OPS[name])}
+    unknown = sorted(set(written) - set(declared))
+    if unknown:
+        raise ValueError(f"{name} has no attribute {unknown[0]!r}; it has {sorted(declared)}")
+    return OPS[name](**{key: _typed(declared[key], value) for key, value in written.items()})
+
+
+def _typed(declared: str, value: Any) -> Any:
+    """A literal as the kind of thing that the op's field is declared to hold."""
+    if "TensorType" in declared:
+        return _read_type(value)
+    if "dtype" in declared and isinstance(value, str):
+        return np.dtype(value)
+    if "Shape" in declared and value is not None:
+        return dims.shape_of(value)
+    if "Dim" in declared and value is not None:
+        return dims.dim(value)
+    return value
+
+
+def _literal(attribute: Any) -> str:
+    match attribute:
+        case dims.SymbolicDim() | TensorType():
+            return repr(str(attribute))
+        case np.dtype():
+            return repr(attribute.name)
+        case tuple():
+            return f"({''.join(f'{_literal(item)}, ' for item in attribute)[: -1 if len(attribute) == 1 else -2]})"
+        case np.ndarray():
+            return _array_literal(attribute)
+        case Op():
+            return f"{attribute.name}({', '.join(f'{f.name}={_literal(getattr(attribute, f.name))}' for f in fields(attribute))})"
+    return repr(attribute)
+
+
+def _array_literal(array: Array) -> str:
+    kind = f"{array.dtype.name}[{', '.join(map(str, array.shape))}]"
+    if array.dtype.kind in "biu":
+        return f"array({kind!r}, {array.tolist()!r})"
+    plain = np.asarray(array.astype(np.float64) if array.dtype.itemsize < 8 else array)
+    again = np.asarray(plain.tolist(), array.dtype).reshape(array.shape)
+    if again.tobytes() == array.tobytes():
+        return f"array({kind!r}, {plain.tolist()!r})"
+    return f"array({kind!r}, {array.tobytes().hex()!r})"
+
+
+def _read_literal(node: ast.expr) -> Any:
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.Name(id="nan" | "inf" as name):
+            return float(name)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_read_literal(operand)
+        case ast.Tuple(elts=items):
+            return tuple(map(_read_literal, items))
+        case ast.List(elts=items):
+            return list(map(_read_literal, items))
+        case ast.Call(func=ast.Name(id="array"), args=[ast.Constant(value=str() as kind), content]):
+            return _read_array(_read_type(kind), _read_literal(content))
+        case ast.Call(func=ast.Name(id=name), args=[]):
+            return _read_op(name, ", ".join(ast.unparse(keyword) for keyword in node.keywords))
+    raise ValueError(f"cannot read the attribute {ast.unparse(node)}")
+
+
+def _read_array(kind: TensorType, content: Any) -> Array:
+    shape = tuple(int(d) for d in kind.shape if isinstance(d, int))
+    if isinstance(content, str):
+        return np.frombuffer(bytes.fromhex(content), kind.dtype).reshape(shape)
+    return np.asarray(content, kind.dtype).reshape(shape)
+
+
+def _read_type(text: str) -> TensorType:
+    match = re.fullmatch(r"(\w+)\[(.*)\]", text.strip())
+    if not match:
+        raise ValueError(f"cannot read the type {text!r}: expected dtype[dimensions]")
+    written = ast.parse(f"({match[2]},)" if match[2].strip() else "()", mode="eval").body
+    assert isinstance(written, ast.Tuple)
+    return TensorType(np.dtype(match[1]), tuple(dims.dim(ast.unparse(item)) for item in written.elts))
+
+
+def _lookup(values: Mapping[str, Value], token: str) -> Value:
+    name = _unquote(token[1:])
+    if name not in values:
+        raise ValueError(f"{token} is used before it is defined")
+    return values[name]
+
+
+def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            yield number, line.strip()
+
+
+def _quote(name: str) -> str:
+    return name if _PLAIN.fullmatch(name) else '"' + name.encode("unicode_escape").decode().replace('"', '\\"') + '"'
+
+
+def _unquote(token: str) -> str:
+    return ast.literal_eval(token) if token.startswith('"') else token

@@ -1,0 +1,177 @@
+"""Values: immutable, typed, hash-consed applications of ops to Values."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lora_graph.ir.dims import Shape, SymbolicDim
+from lora_graph.ir.expression import Expression
+from lora_graph.ir.op import OPS, Op
+from lora_graph.ir.types import TensorType, TupleType, Type
+
+
+class Value(Expression):
+    """An application of ``op`` to ``operands``. The same application is always the same object."""
+
+    __slots__ = ("__weakref__", "_type", "op", "operands")
+
+    op: Op
+    operands: tuple[Value, ...]
+    _type: Type
+
+    def __new__(cls, *_: object) -> Value:
+        raise TypeError("Values are made by applying ops: lg.ops.input(...), x + y, lg.ops.tanh(x)")
+
+    def __setattr__(self, name: str, _: object) -> None:
+        raise AttributeError(f"a Value is immutable: cannot set {name!r}")
+
+    def __copy__(self) -> Value:
+        return self
+
+    def __deepcopy__(self, _: object) -> Value:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from lora_graph.ir.text import dump_value, load_value
+
+        return load_value, (dump_value(self),)
+
+    def __bool__(self) -> bool:
+        raise TypeError("a Value has no truth value: it is computed when the graph runs; use lg.ops.where")
+
+    def __iter__(self) -> Iterator[Value]:
+        raise TypeError("a Value cannot be iterated over; index it, or use lg.ops.split")
+
+    def __repr__(self) -> str:
+        return f"<{self.op.name}: {self._type}>"
+
+    @property
+    def result_type(self) -> Type:
+        return self._type
+
+    @property
+    def type(self) -> TensorType:
+        if isinstance(self._type, TupleType):
+            raise TypeError(f"{self.op.name} has {len(self._type.items)} results: take one with lg.ops.project")
+        return self._type
+
+    @property
+    def shape(self) -> Shape:
+        return self.type.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.type.dtype
+
+    @property
+    def rank(self) -> int:
+        return len(self.type.shape)
+
+    def _apply(self, op: Op, *operands: Any) -> Value:
+        return apply(op, *operands)
+
+    def reshape(self, *shape: int | str | SymbolicDim | Sequence[int | str | SymbolicDim]) -> Value:
+        """Row-major reshape; one ``-1`` is inferred, as in NumPy."""
+        return OPS["Reshape"].to(self, _varargs(shape))  # type: ignore[attr-defined, no-any-return]
+
+    def transpose(self, *perm: int | Sequence[int]) -> Value:
+        order = _varargs(perm) or tuple(reversed(range(self.rank)))
+        return apply(OPS["Transpose"](perm=order), self)  # type: ignore[call-arg]
+
+    @property
+    def T(self) -> Value:
+        return self.transpose()
+
+    def astype(self, dtype: npt.DTypeLike) -> Value:
+        return self if self.dtype == np.dtype(dtype) else apply(OPS["Cast"](to=np.dtype(dtype)), self)  # type: ignore[call-arg]
+
+    def __getitem__(self, index: Any) -> Value:
+        """Basic indexing: ints, slices with int or dimension bounds, ``...`` and None."""
+        return OPS["Slice"].index(self, index)  # type: ignore[attr-defined, no-any-return]
+
+
+_table: weakref.WeakValueDictionary[tuple[Op, tuple[Value, ...]], Value] = weakref.WeakValueDictionary()
+_lock = threading.RLock()
+
+
+def apply(op: Op, *operands: Any) -> Any:
+    """The Value ``op(*operands)``; Python numbers and small arrays among the operands become constants.
+
+    Where an operand is another kind of Expression (a rule's pattern), the result is of that kind.
+    """
+    for operand in operands:
+        if type(operand) is not Value:
+            return _apply_mixed(op, operands)
+    return intern(op, operands)
+
+
+def intern(op: Op, operands: tuple[Value, ...]) -> Value:
+    key = (op, operands)
+    with _lock:
+        found = _table.get(key)
+        if found is not None:
+            return found
+        value = object.__new__(Value)
+        _set(value, "op", op)
+        _set(value, "operands", operands)
+        _set(value, "_type", op.infer(*[operand._type if op.takes_results else operand.type for operand in operands]))
+        _table[key] = value
+        return value
+
+
+_set: Callable[[Any, str, Any], None] = object.__setattr__
+
+
+def _apply_mixed(op: Op, operands: tuple[Any, ...]) -> Any:
+    for operand in operands:
+        if isinstance(operand, Expression) and not isinstance(operand, Value):
+            return operand._apply(op, *operands)
+    like = next((operand.type for operand in operands if isinstance(operand, Value)), None)
+    return intern(op, tuple(lift(operand, like) for operand in operands))
+
+
+def lift(thing: Any, like: TensorType | None = None) -> Value:
+    """``thing`` as a Value: a Value as it is, a number with the dtype of ``like``, an array with its own."""
+    if isinstance(thing, Value):
+        return thing
+    if isinstance(thing, SymbolicDim):
+        return apply(OPS["Dimension"](thing)).astype(like.dtype if like else np.int64)  # type: ignore[call-arg, no-any-return]
+    is_number = isinstance(thing, bool | int | float)
+    if not is_number and not isinstance(thing, np.ndarray | np.generic | list | tuple):
+        raise TypeError(f"expected a Value, a number or an array, got {thing!r}")
+    if is_number and like is not None:
+        if isinstance(thing, float) and not like.is_float:
+            raise TypeError(f"the number {thing!r} does not fit a tensor of {like.dtype.name}")
+        return apply(OPS["Constant"](np.asarray(thing, like.dtype)))  # type: ignore[call-arg, no-any-return]
+    return apply(OPS["Constant"](np.asarray(thing)))  # type: ignore[call-arg, no-any-return]
+
+
+def topological(outputs: Iterable[Value], stop: Callable[[Value], bool] | None = None) -> list[Value]:
+    """Every Value that ``outputs`` depend on, operands first; Values for which ``stop`` holds are left out.
+
+    The order is that of a depth-first walk over operands from left to right, so it depends on the graph alone.
+    """
+    order: list[Value] = []
+    seen: set[Value] = set()
+    stack: list[tuple[Value, bool]] = [(value, False) for value in reversed(list(outputs))]
+    while stack:
+        value, expanded = stack.pop()
+        if expanded:
+            order.append(value)
+            continue
+        if value in seen or (stop is not None and stop(value)):
+            continue
+        seen.add(value)
+        stack.append((value, True))
+        stack.extend((operand, False) for operand in reversed(value.operands) if operand not in seen)
+    return order
+
+
+def _varargs(items: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(items[0]) if len(items) == 1 and isinstance(items[0], list | tuple) else items

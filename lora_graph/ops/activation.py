@@ -1,0 +1,272 @@
+"""Activation functions. Each is a fused op: a name for elementary arithmetic with a stable NumPy kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lora_graph.ir.op import Lowering
+from lora_graph.ir.types import Array, TensorType
+from lora_graph.ir.value import Value, apply
+from lora_graph.ops.base import Elementwise
+from lora_graph.ops.elementwise import Cotangents, Max, Min, store, where
+from lora_graph.ops.fused import Fused
+from lora_graph.ops.reduce import log_softmax, softmax
+
+
+@dataclass(frozen=True, eq=False)
+class Activation(Fused, Elementwise, abstract=True):
+    """y = f(x) element by element for floats."""
+
+    kinds: ClassVar[str] = "f"
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        return self.unify(operands)
+
+
+@dataclass(frozen=True, eq=False)
+class Relu(Elementwise):
+    """y = max(x, 0), with derivative 0 at 0."""
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        return np.maximum(operands[0], operands[0].dtype.type(0), out=out)  # type: ignore[no-any-return]
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        return (cotangent * (result > 0).astype(result.dtype),)
+
+
+@dataclass(frozen=True, eq=False)
+class Sigmoid(Elementwise):
+    """y = 1 / (1 + e⁻ˣ)."""
+
+    kinds: ClassVar[str] = "f"
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        (x,) = operands
+        # e^-x stays finite: beyond this point the result is below the smallest number anyone can tell from 0
+        y = np.maximum(x, x.dtype.type(math.log(np.finfo(x.dtype).tiny) + 2), out=out)
+        np.negative(y, out=y)
+        np.exp(y, out=y)
+        np.add(y, y.dtype.type(1), out=y)
+        return np.reciprocal(y, out=y)  # type: ignore[no-any-return]
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        return (cotangent * (result * (1.0 - result)),)
+
+
+@dataclass(frozen=True, eq=False)
+class Tanh(Elementwise):
+    """y = tanh x."""
+
+    kinds: ClassVar[str] = "f"
+    ufunc = np.tanh
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        return (cotangent * (1.0 - result * result),)
+
+
+@dataclass(frozen=True, eq=False)
+class Erf(Elementwise):
+    """y = 2/√π ∫₀ˣ e^(-t²) dt."""
+
+    kinds: ClassVar[str] = "f"
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        return erf_kernel(operands[0], out)
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        (x,) = operands
+        return (cotangent * ((-(x * x)).exp() * (2 / math.sqrt(math.pi))),)
+
+
+@dataclass(frozen=True, eq=False)
+class LeakyRelu(Activation):
+    """y = x where x ≥ 0, else αx."""
+
+    alpha: float = 0.01
+
+    def decompose(self, x: Any) -> Any:
+        return where(x < 0, x * self.alpha, x)
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        (x,) = operands
+        return store(np.where(x < 0, x * x.dtype.type(self.alpha), x), out)
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        return (where(operands[0] < 0, cotangent * self.alpha, cotangent),)
+
+
+@dataclass(frozen=True, eq=False)
+class Elu(Activation):
+    """y = x where x > 0, else α(eˣ - 1)  (Clevert et al., 2016)."""
+
+    alpha: float = 1.0
+
+    def decompose(self, x: Any) -> Any:
+        negative = apply(Min(), x, 0.0).exp() - 1.0
+        return where(x > 0, x, negative if self.alpha == 1.0 else negative * self.alpha)
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        (x,) = operands
+        negative = np.expm1(np.minimum(x, x.dtype.type(0)))
+        return store(np.where(x > 0, x, negative * x.dtype.type(self.alpha)), out)
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        (x,) = operands
+        return (where(x > 0, cotangent, cotangent * (result + self.alpha)),)
+
+
+@dataclass(frozen=True, eq=False)
+class Softplus(Activation):
+    """y = ln(1 + eˣ), computed as max(x, 0) + ln(1 + e^-|x|)."""
+
+    def decompose(self, x: Any) -> Any:
+        return apply(Max(), x, 0.0) + (1.0 + (-x.abs()).exp()).log()
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        (x,) = operands
+        return np.add(np.log1p(np.exp(-np.abs(x))), np.maximum(x, x.dtype.type(0)), out=out)  # type: ignore[no-any-return]
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        return (cotangent * sigmoid(operands[0]),)
+
+
+@dataclass(frozen=True, eq=False)
+class Swish(Activation):
+    """y = x · sigmoid(αx); with α = 1 also called SiLU (ONNX opset 24; Ramachandran et al., 2017)."""
+
+    alpha: float = 1.0
+
+    def decompose(self, x: Any) -> Any:
+        return x * apply(Sigmoid(), x if self.alpha == 1.0 else x * self.alpha)
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        (x,) = operands
+        gate = Sigmoid().evaluate(x if self.alpha == 1.0 else x * x.dtype.type(self.alpha))
+        return np.multiply(x, gate, out=out)  # type: ignore[no-any-return]
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        (x,) = operands
+        gate = sigmoid(x * self.alpha if self.alpha != 1.0 else x)
+        slope = result * (1.0 - gate)
+        return (cotangent * (gate + (slope if self.alpha == 1.0 else slope * self.alpha)),)
+
+
+@dataclass(frozen=True, eq=False)
+class Gelu(Activation):
+    """y = x Φ(x), exactly or by the tanh approximation (ONNX opset 20; Hendrycks & Gimpel, 2016)."""
+
+    approximate: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.approximate not in ("none", "tanh"):
+            raise ValueError(f"Gelu: approximate is 'none' or 'tanh', not {self.approximate!r}")
+
+    def decompose(self, x: Any) -> Any:
+        if self.approximate == "none":
+            return x * 0.5 * (apply(Erf(), x * math.sqrt(0.5)) + 1.0)
+        return x * 0.5 * ((x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)).tanh() + x * 0.5
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        (x,) = operands
+        one, half = x.dtype.type(1), x.dtype.type(0.5)
+        if self.approximate == "none":
+            gate = erf_kernel(x * x.dtype.type(math.sqrt(0.5)))
+        else:
+            gate = x * x
+            gate *= x.dtype.type(0.044715)
+            gate += one
+            gate *= x
+            gate *= x.dtype.type(math.sqrt(2 / math.pi))
+            np.tanh(gate, out=gate)
+        gate += one
+        gate *= half
+        return np.multiply(x, gate, out=out)  # type: ignore[no-any-return]
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        (x,) = operands
+        if self.approximate == "none":
+            density = (x * x * -0.5).exp() * (1 / math.sqrt(2 * math.pi))
+            mass = (apply(Erf(), x * math.sqrt(0.5)) + 1.0) * 0.5
+            return (cotangent * (mass + x * density),)
+        slope = math.sqrt(2 / math.pi)
+        bent = ((x + x * x * x * 0.044715) * slope).tanh()
+        inner = (x * x * (3 * 0.044715) + 1.0) * slope
+        return (cotangent * ((bent + 1.0) * 0.5 + x * 0.5 * (1.0 - bent * bent) * inner),)
+
+    def lower(self, to: Lowering, *operands: str) -> str:
+        return to.node("Gelu", operands, {"approximate": self.approximate})
+
+
+def erf_kernel(x: Array, out: Array | None = None) -> Array:
+    from scipy.special import erf
+
+    if x.dtype == np.float16:
+        return store(erf(x.astype(np.float32)).astype(np.float16), out)
+    return erf(x, out=out)  # type: ignore[no-any-return]
+
+
+def relu(x: Any) -> Any:
+    return apply(Relu(), x)
+
+
+def leaky_relu(x: Any, alpha: float = 0.01) -> Any:
+    return apply(LeakyRelu(float(alpha)), x)
+
+
+def elu(x: Any, alpha: float = 1.0) -> Any:
+    return apply(Elu(float(alpha)), x)
+
+
+def gelu(x: Any) -> Any:
+    return apply(Gelu(), x)
+
+
+def gelu_tanh(x: Any) -> Any:
+    return apply(Gelu("tanh"), x)
+
+
+def silu(x: Any) -> Any:
+    return apply(Swish(), x)
+
+
+def sigmoid(x: Any) -> Any:
+    return apply(Sigmoid(), x)
+
+
+def tanh(x: Any) -> Any:
+    return apply(Tanh(), x)
+
+
+def softplus(x: Any) -> Any:
+    return apply(Softplus(), x)
+
+
+def erf(x: Any) -> Any:
+    return apply(Erf(), x)
+
+
+def identity(x: Any) -> Any:
+    return x
+
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "identity": identity,
+    "relu": relu,
+    "leaky_relu": leaky_relu,
+    "elu": elu,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "silu": silu,
+    "sigmoid": sigmoid,
+    "tanh": tanh,
+    "softplus": softplus,
+    "softmax": softmax,
+}
+"""The activations a layer takes by name."""
+
+__all__ = ["ACTIVATIONS", "erf", "log_softmax", "softmax", *ACTIVATIONS]

@@ -1,0 +1,67 @@
+"""What the element-wise ops share: broadcasting, one dtype, NumPy ufuncs, and the transpose of broadcasting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lora_graph.ir.dims import Shape
+from lora_graph.ir.op import Op
+from lora_graph.ir.types import Array, TensorType, broadcast
+from lora_graph.ir.value import Value
+
+
+@dataclass(frozen=True, eq=False)
+class Elementwise(Op, abstract=True):
+    """y = f(a, b, …) element by element, operands broadcast to one shape and of one dtype."""
+
+    elementwise: ClassVar[bool] = True
+    writes_out: ClassVar[bool] = True
+    in_place: ClassVar[int] = 3
+    kinds: ClassVar[str] = "fiu"
+    """NumPy dtype kinds the operands may have (ONNX's bfloat16 counts as ``f``)."""
+    ufunc: ClassVar[Any]
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        return self.unify(operands)
+
+    def unify(self, operands: tuple[TensorType, ...]) -> TensorType:
+        """The broadcast type of operands that must share a dtype of the right kind."""
+        first = operands[0]
+        shape: Shape = first.shape
+        for other in operands[1:]:
+            if other.dtype != first.dtype:
+                listed = ", ".join(str(operand) for operand in operands)
+                raise TypeError(f"{self.name}: operands must share one dtype, got {listed}; use astype")
+            shape = broadcast(shape, other.shape, self.name)
+        kind = "f" if first.is_float else first.dtype.kind
+        if kind not in self.kinds:
+            raise TypeError(f"{self.name} is not defined for {first.dtype.name}")
+        return first.with_shape(shape)
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        return type(self).ufunc(*operands, out=out)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison(Elementwise, abstract=True):
+    """An element-wise op with a bool result and no derivative."""
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        return self.unify(operands).with_dtype(np.bool_)
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> tuple[Value | None, ...]:
+        return (None,) * len(operands)
+
+
+def unbroadcast(cotangent: Value, shape: Shape) -> Value:
+    """The transpose of broadcasting: ``cotangent`` summed over the axes along which ``shape`` was stretched."""
+    if cotangent.shape == shape:
+        return cotangent
+    extra = cotangent.rank - len(shape)
+    if extra:
+        cotangent = cotangent.sum(axis=tuple(range(extra)))
+    stretched = tuple(i for i, d in enumerate(shape) if d == 1 and cotangent.shape[i] != 1)
+    return cotangent.sum(axis=stretched, keepdims=True) if stretched else cotangent

@@ -1,0 +1,191 @@
+"""Indexed reading, and the indexed addition that is its transpose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lora_graph.ir import dims
+from lora_graph.ir.leaves import constant
+from lora_graph.ir.op import Lowering, NodeView, Op
+from lora_graph.ir.types import Array, TensorType, meet, normalize_axis
+from lora_graph.ir.value import Value, apply
+from lora_graph.ops.elementwise import Cotangents
+from lora_graph.ops.shape import expand
+
+
+@dataclass(frozen=True, eq=False)
+class Gather(Op):
+    """Whole slices of ``data`` along ``axis`` at ``indices`` (negative ones count from the end): rows of an embedding."""
+
+    axis: int = 0
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        data, indices = operands
+        check_indices(self.name, indices)
+        at = normalize_axis(self.axis, data.rank, self.name)
+        return data.with_shape((*data.shape[:at], *indices.shape, *data.shape[at + 1 :]))
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        return np.take(*operands, axis=self.axis)
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        data, indices = operands
+        at, count = self.axis % data.rank, dims.product(indices.shape)
+        rest = [i for i in range(data.rank) if i != at]
+        flat = cotangent.reshape((*data.shape[:at], count, *data.shape[at + 1 :])).transpose((at, *rest))
+        into = expand(constant(0, data.dtype), [data.shape[i] for i in (at, *rest)])
+        summed = apply(ScatterND("add"), into, indices.reshape(count, 1), flat)
+        return summed.transpose([*range(1, at + 1), 0, *range(at + 1, data.rank)]), None
+
+    @classmethod
+    def read(cls, node: NodeView) -> Value:
+        return apply(cls(node.attributes.get("axis", 0)), *node.operands)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class GatherElements(Op):
+    """y[i, j] = data[i, indices[i, j]] (here for axis 1): one element per index."""
+
+    axis: int = 0
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        data, indices = operands
+        check_indices(self.name, indices)
+        normalize_axis(self.axis, data.rank, self.name)
+        if data.rank != indices.rank:
+            raise ValueError(f"GatherElements: data and indices must have one rank, got {data} and {indices}")
+        return data.with_shape(indices.shape)
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        data, indices = operands
+        return data[grid(indices, self.axis)]  # type: ignore[no-any-return]
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        data, indices = operands
+        into = expand(constant(0, data.dtype), data.shape)
+        return apply(ScatterElements(self.axis, "add"), into, indices, cotangent), None
+
+    @classmethod
+    def read(cls, node: NodeView) -> Value:
+        return apply(cls(node.attributes.get("axis", 0)), *node.operands)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class ScatterElements(Op):
+    """``data`` with ``updates[i, j]`` put, or added, at ``[i, indices[i, j]]`` (here for axis 1; opset 18)."""
+
+    axis: int = 0
+    reduction: str = "none"
+
+    def __post_init__(self) -> None:
+        check_reduction(self.name, self.reduction)
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        data, indices, updates = operands
+        check_indices(self.name, indices)
+        normalize_axis(self.axis, data.rank, self.name)
+        if indices.shape != updates.shape or data.dtype != updates.dtype:
+            raise ValueError(f"ScatterElements: {indices} and {updates} do not fit {data}")
+        return data
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        data, indices, updates = operands
+        return scatter(data, grid(indices, self.axis), updates, self.reduction)
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        _, indices, updates = operands
+        of_updates = apply(GatherElements(self.axis), cotangent, indices)
+        if self.reduction == "add":
+            return cotangent, None, of_updates
+        hole = expand(constant(0, updates.dtype), updates.shape)
+        return apply(ScatterElements(self.axis), cotangent, indices, hole), None, of_updates
+
+
+@dataclass(frozen=True, eq=False)
+class ScatterND(Op):
+    """``data`` with ``updates[i]`` put, or added, at the slice ``data[indices[i]]`` (opset 18)."""
+
+    reduction: str = "none"
+
+    def __post_init__(self) -> None:
+        check_reduction(self.name, self.reduction)
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        data, indices, updates = operands
+        check_indices(self.name, indices)
+        depth = indices.shape[-1] if indices.rank else None
+        if not isinstance(depth, int) or not 1 <= depth <= data.rank:
+            raise ValueError(f"ScatterND: the last axis of {indices} must index into {data}")
+        for want, have in zip((*indices.shape[:-1], *data.shape[depth:]), updates.shape, strict=True):
+            meet(want, have, f"ScatterND of {updates} into {data}")
+        return data
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        data, indices, updates = operands
+        return scatter(data, tuple(np.moveaxis(indices, -1, 0)), updates, self.reduction)
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        _, indices, updates = operands
+        of_updates = apply(GatherND(), cotangent, indices)
+        if self.reduction == "add":
+            return cotangent, None, of_updates
+        hole = expand(constant(0, updates.dtype), updates.shape)
+        return apply(ScatterND(), cotangent, indices, hole), None, of_updates
+
+
+@dataclass(frozen=True, eq=False)
+class GatherND(Op):
+    """y[i] = data[indices[i]], where the last axis of ``indices`` is a multi-index."""
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        data, indices = operands
+        check_indices(self.name, indices)
+        depth = indices.shape[-1] if indices.rank else None
+        if not isinstance(depth, int) or not 1 <= depth <= data.rank:
+            raise ValueError(f"GatherND: the last axis of {indices} must index into {data}")
+        return data.with_shape((*indices.shape[:-1], *data.shape[depth:]))
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        data, indices = operands
+        return data[tuple(np.moveaxis(indices, -1, 0))]  # type: ignore[no-any-return]
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        data, indices = operands
+        into = expand(constant(0, data.dtype), data.shape)
+        return apply(ScatterND("add"), into, indices, cotangent), None
+
+    def lower(self, to: Lowering, *operands: str) -> str:
+        return to.node("GatherND", operands)
+
+
+def check_indices(name: str, indices: TensorType) -> None:
+    if indices.dtype not in (np.int32, np.int64):
+        raise TypeError(f"{name}: indices must be int32 or int64, got {indices}")
+
+
+def check_reduction(name: str, reduction: str) -> None:
+    if reduction not in ("none", "add"):
+        raise ValueError(f"{name}: reduction is 'none' or 'add', not {reduction!r}")
+
+
+def grid(indices: Array, axis: int) -> tuple[Array, ...]:
+    """The full multi-index of element-wise gathering along ``axis``."""
+    full: list[Any] = list(np.ogrid[tuple(slice(n) for n in indices.shape)])
+    full[axis] = indices
+    return tuple(full)
+
+
+def scatter(data: Array, index: tuple[Array, ...], updates: Array, reduction: str) -> Array:
+    result = data.copy()
+    if reduction == "add":
+        np.add.at(result, index, updates)
+    else:
+        result[index] = updates
+    return result
+
+
+def gather(data: Value, indices: Any, axis: int = 0) -> Value:
+    return apply(Gather(axis), data, indices)  # type: ignore[no-any-return]

@@ -1,0 +1,133 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lora_graph.ir import dims
+from lora_graph.ir.op import NodeView, Op
+from lora_graph.ir.types import Array, TensorType, broadcast, meet
+from lora_graph.ir.value import Value, apply
+from lora_graph.ops.base import unbroadcast
+from lora_graph.ops.elementwise import Cotangents, store
+from lora_graph.ops.fused import Fused
+from lora_graph.ops.shape import Varying, squeeze, swap_last, unsqueeze
+
+
+@dataclass(frozen=True, eq=False)
+class MatMul(Op):
+    """y = a b, as ``numpy.matmul``: stacks of matrices broadcast, vectors get an axis for the product."""
+
+    writes_out: ClassVar[bool] = True
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        a, b = operands
+        if a.dtype != b.dtype:
+            raise TypeError(f"MatMul: operands must share one dtype, got {a} and {b}")
+        if not a.rank or not b.rank or a.dtype.kind == "b":
+            raise ValueError(f"MatMul: operands must be numeric and have at least one axis, got {a} and {b}")
+        what = f"MatMul of {a} and {b}"
+        meet(a.shape[-1], b.shape[0 if b.rank == 1 else -2], what)
+        stack = broadcast(a.shape[:-2], b.shape[:-2], what)
+        return a.with_shape((*stack, *a.shape[-2:-1], *(b.shape[-1:] if b.rank > 1 else ())))
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        a, b = operands
+        if a.dtype == np.float16:
+            return store(np.matmul(a.astype(np.float32), b.astype(np.float32)).astype(np.float16), out)
+        if a.ndim > 2 and b.ndim == 2 and a.flags.c_contiguous and (out is None or out.flags.c_contiguous):
+            # one large product instead of a stack of small ones
+            rows = np.matmul(a.reshape(-1, a.shape[-1]), b, out=None if out is None else out.reshape(-1, b.shape[-1]))
+            return rows.reshape(*a.shape[:-1], b.shape[-1])
+        return np.matmul(a, b, out=out)  # type: ignore[no-any-return]
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        a, b = operands
+        if a.rank == 1 or b.rank == 1:
+            row, column = unsqueeze(a, 0) if a.rank == 1 else a, unsqueeze(b, 1) if b.rank == 1 else b
+            if a.rank == 1:
+                cotangent = unsqueeze(cotangent, result.rank - (b.rank > 1))
+            if b.rank == 1:
+                cotangent = unsqueeze(cotangent, cotangent.rank)
+            of_row, of_column = self.pullback(cotangent, cotangent, row, column)
+            assert of_row is not None and of_column is not None
+            return (squeeze(of_row, 0) if a.rank == 1 else of_row, squeeze(of_column, 1) if b.rank == 1 else of_column)
+        of_a = unbroadcast(cotangent @ swap_last(b), a.shape)
+        if b.rank == 2:
+            rows = dims.product(a.shape[:-1])
+            return of_a, a.reshape(rows, a.shape[-1]).T @ cotangent.reshape(rows, cotangent.shape[-1])
+        return of_a, unbroadcast(swap_last(a) @ cotangent, b.shape)
+
+    def is_linear(self, varying: Varying, operands: tuple[TensorType, ...], lead: int) -> bool:
+        a, b = operands
+        if all(varying):
+            return False
+        if varying[0]:
+            return b.rank == 2 and a.rank > lead
+        return a.rank == 2 and b.rank >= lead + 2
+
+    def flops(self, result: Any, *operands: TensorType) -> Any:
+        return result.size * operands[0].shape[-1] * 2
+
+
+@dataclass(frozen=True, eq=False)
+class Gemm(Fused):
+    """y = α a' b' + β c with a' = aᵀ if ``transA`` (b' alike) and c broadcast to the product (opset 13)."""
+
+    alpha: float = 1.0
+    beta: float = 1.0
+    transA: int = 0
+    transB: int = 0
+    writes_out: ClassVar[bool] = True
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        a, b = (
+            operand.with_shape(operand.shape[::-1] if flip else operand.shape)
+            for operand, flip in self._flips(operands)
+        )
+        if a.rank != 2 or b.rank != 2:
+            raise ValueError(f"Gemm: a and b must be matrices, got {operands[0]} and {operands[1]}")
+        product = MatMul().infer(a, b)
+        if len(operands) > 2:
+            c = operands[2]
+            if c.dtype != product.dtype:
+                raise TypeError(f"Gemm: operands must share one dtype, got {product} and {c}")
+            if broadcast(product.shape, c.shape, self.name) != product.shape:
+                raise ValueError(f"Gemm: {c} does not broadcast to {product}")
+        return product
+
+    def _flips(self, operands: tuple[Any, ...]) -> list[tuple[Any, int]]:
+        return list(zip(operands[:2], (self.transA, self.transB), strict=True))
+
+    def decompose(self, *operands: Any) -> Any:
+        a, b = (operand.T if flip else operand for operand, flip in self._flips(operands))
+        product = a @ b if self.alpha == 1.0 else a @ b * self.alpha
+        if len(operands) < 3:
+            return product
+        return product + (operands[2] if self.beta == 1.0 else operands[2] * self.beta)
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        a, b = (operand.T if flip else operand for operand, flip in self._flips(operands))
+        y = MatMul().evaluate(a, b, out=out)
+        if self.alpha != 1.0:
+            y *= y.dtype.type(self.alpha)
+        if len(operands) > 2:
+            y += operands[2] if self.beta == 1.0 else operands[2] * y.dtype.type(self.beta)
+        return y
+
+    def flops(self, result: Any, *operands: TensorType) -> Any:
+        inner = operands[0].shape[0 if self.transA else 1]
+        return result.size * inner * 2 + (result.size if len(operands) > 2 else 0)
+
+    @classmethod
+    def read(cls, node: NodeView) -> Value:
+        a = node.attributes
+        flags = (float(a.get("alpha", 1.0)), float(a.get("beta", 1.0)), a.get("transA", 0), a.get("transB", 0))
+        return apply(cls(*flags), *(operand for operand in node.operands if operand is not None))  # type: ignore[no-any-return]
+
+
+def matmul(a: Any, b: Any) -> Any:
+    return apply(MatMul(), a, b)

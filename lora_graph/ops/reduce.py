@@ -1,0 +1,238 @@
+"""Reductions and softmax. ``axes=None`` reduces all axes; ``keepdims`` keeps them with size 1 (ONNX opset 18)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lora_graph.ir import dims
+from lora_graph.ir.dims import Dim
+from lora_graph.ir.leaves import size_of
+from lora_graph.ir.op import Lowering, NodeView, Op
+from lora_graph.ir.types import Array, TensorType, normalize_axis
+from lora_graph.ir.value import Value, apply
+from lora_graph.ops.elementwise import Cotangents, store
+from lora_graph.ops.shape import Varying, axes_of, expand, unsqueeze
+
+
+@dataclass(frozen=True, eq=False)
+class Reduction(Op, abstract=True):
+    """One number for all elements along ``axes``."""
+
+    axes: tuple[int, ...] | None = None
+    keepdims: int = 0
+    writes_out: ClassVar[bool] = True
+    ufunc: ClassVar[Any]
+
+    def reduced(self, x: TensorType) -> tuple[int, ...]:
+        """The reduced axes, counted from the front."""
+        if self.axes is None:
+            return tuple(range(x.rank))
+        return tuple(sorted(normalize_axis(axis, x.rank, self.name) for axis in self.axes))
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        (x,) = operands
+        gone = self.reduced(x)
+        if len(set(gone)) != len(gone):
+            raise ValueError(f"{self.name}: axes {self.axes} repeat an axis of {x}")
+        if self.keepdims:
+            return x.with_shape([1 if i in gone else d for i, d in enumerate(x.shape)])
+        return x.with_shape([d for i, d in enumerate(x.shape) if i not in gone])
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        (x,) = operands
+        axes = self.reduced(TensorType(x.dtype, x.shape))
+        result = type(self).ufunc(x, axis=axes, keepdims=bool(self.keepdims), **accumulator(x))
+        return store(np.asarray(result, x.dtype), out)
+
+    def count(self, x: TensorType) -> Dim:
+        return dims.product([x.shape[axis] for axis in self.reduced(x)])
+
+    def restore(self, reduced: Value, x: Value) -> Value:
+        """A reduced Value with the reduced axes put back, to meet ``x`` by broadcasting."""
+        return reduced if self.keepdims else unsqueeze(reduced, self.reduced(x.type))
+
+    def is_linear(self, varying: Varying, operands: tuple[TensorType, ...], lead: int) -> bool:
+        return isinstance(self, ReduceSum | ReduceMean) and all(axis >= lead for axis in self.reduced(operands[0]))
+
+    def flops(self, result: Any, *operands: TensorType) -> Any:
+        return operands[0].size
+
+    def lower(self, to: Lowering, *operands: str) -> str:
+        axes = [] if self.axes is None else [to.constant(np.asarray(self.axes, np.int64))]
+        return to.node(self.name, [*operands, *axes], {"keepdims": self.keepdims})
+
+    @classmethod
+    def read(cls, node: NodeView) -> Value:
+        x, axes, keepdims = node.operands[0], axes_of(node), int(node.attributes.get("keepdims", 1))
+        assert x is not None
+        if axes is not None and not axes:
+            if node.attributes.get("noop_with_empty_axes"):
+                return x
+            axes = None
+        return apply(cls(axes, keepdims), x)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class ReduceSum(Reduction):
+    """y = Σ x."""
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        (x,) = operands
+        axes = self.reduced(TensorType(x.dtype, x.shape))
+        if axes == (0,) and x.ndim == 2 and x.dtype.kind == "f" and x.dtype.itemsize > 2 and x.shape[0] > 1:
+            # a product with ones runs at the speed of memory; NumPy's own sum over rows does not
+            sums = np.matmul(np.ones((1, x.shape[0]), x.dtype), x)
+            return store(sums if self.keepdims else sums[0], out)
+        result = np.sum(x, axis=axes, keepdims=bool(self.keepdims), **accumulator(x))
+        return store(np.asarray(result, x.dtype), out)
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        (x,) = operands
+        return (expand(self.restore(cotangent, x), x.shape),)
+
+
+@dataclass(frozen=True, eq=False)
+class ReduceMean(Reduction):
+    """y = Σ x / n."""
+
+    ufunc = np.mean
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        (x,) = operands
+        scaled = cotangent / size_of(self.count(x.type), x.dtype)
+        return (expand(self.restore(scaled, x), x.shape),)
+
+
+@dataclass(frozen=True, eq=False)
+class ReduceMax(Reduction):
+    """y = max x; equal maxima share the cotangent."""
+
+    ufunc = np.max
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        return (share_extremum(self, cotangent, result, operands[0]),)
+
+
+@dataclass(frozen=True, eq=False)
+class ReduceMin(Reduction):
+    """y = min x; equal minima share the cotangent."""
+
+    ufunc = np.min
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        return (share_extremum(self, cotangent, result, operands[0]),)
+
+
+@dataclass(frozen=True, eq=False)
+class ReduceProd(Reduction):
+    """y = Π x."""
+
+    ufunc = np.prod
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        (x,) = operands
+        return (self.restore(cotangent * result, x) / x,)
+
+
+@dataclass(frozen=True, eq=False)
+class ArgMax(Op):
+    """The index of the first maximum along ``axis``, as int64."""
+
+    axis: int = 0
+    keepdims: int = 0
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        return ReduceMax((self.axis,), self.keepdims).infer(*operands).with_dtype(np.int64)
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        return np.asarray(np.argmax(operands[0], self.axis, keepdims=bool(self.keepdims)), np.int64)
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        return (None,)
+
+    @classmethod
+    def read(cls, node: NodeView) -> Value:
+        a = node.attributes
+        return apply(cls(a.get("axis", 0), a.get("keepdims", 1)), node.operands[0])  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class Softmax(Op):
+    """y = eˣ / Σ eˣ along ``axis``, shifted by the maximum so that it never overflows."""
+
+    axis: int = -1
+    writes_out: ClassVar[bool] = True
+    in_place: ClassVar[int] = 1
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        return float_along(self.name, operands[0], self.axis)
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        (x,) = operands
+        y = np.subtract(x, x.max(self.axis, keepdims=True, initial=-np.inf), out=out)
+        np.exp(y, out=y)
+        y /= y.sum(self.axis, keepdims=True, **accumulator(y))
+        return y
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        weighted = cotangent * result
+        return (weighted - result * weighted.sum(axis=self.axis, keepdims=True),)
+
+    def flops(self, result: Any, *operands: TensorType) -> Any:
+        return operands[0].size * 5
+
+
+@dataclass(frozen=True, eq=False)
+class LogSoftmax(Op):
+    """y = x - ln Σ eˣ along ``axis``, shifted by the maximum so that it never overflows."""
+
+    axis: int = -1
+    writes_out: ClassVar[bool] = True
+    in_place: ClassVar[int] = 1
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        return float_along(self.name, operands[0], self.axis)
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        (x,) = operands
+        y = np.subtract(x, x.max(self.axis, keepdims=True, initial=-np.inf), out=out)
+        total = np.exp(y).sum(self.axis, keepdims=True, **accumulator(y))
+        return np.subtract(y, np.log(total), out=y)  # type: ignore[no-any-return]
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        return (cotangent - result.exp() * cotangent.sum(axis=self.axis, keepdims=True),)
+
+    def flops(self, result: Any, *operands: TensorType) -> Any:
+        return operands[0].size * 5
+
+
+def share_extremum(op: Reduction, cotangent: Value, result: Value, x: Value) -> Value:
+    hit = x.equal(op.restore(result, x)).astype(x.dtype)
+    return hit * op.restore(cotangent, x) / hit.sum(axis=op.reduced(x.type), keepdims=True)
+
+
+def accumulator(x: Array) -> dict[str, Any]:
+    """float16 sums are taken in float32."""
+    return {"dtype": np.float32} if x.dtype == np.float16 else {}
+
+
+def float_along(name: str, x: TensorType, axis: int) -> TensorType:
+    normalize_axis(axis, x.rank, name)
+    if not x.is_float:
+        raise TypeError(f"{name} is defined for floats, got {x}")
+    return x
+
+
+def softmax(x: Any, axis: int = -1) -> Any:
+    return apply(Softmax(axis), x)
+
+
+def log_softmax(x: Any, axis: int = -1) -> Any:
+    return apply(LogSoftmax(axis), x)
+
+
+def argmax(x: Value, axis: int = -1) -> Value:
+    return apply(ArgMax(axis % x.rank), x)  # type: ignore[no-any-return]

@@ -1,0 +1,500 @@
+"""Ops that move elements without computing: reshaping, slicing, joining, gathering.
+
+Where ONNX takes a shape, bounds or axes as a tensor, the attribute here is a tuple of dimensions, named ones included;
+lowering writes the tensor, computed from Shape nodes where a name occurs in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lora_graph.ir import dims
+from lora_graph.ir.dims import Dim, Shape, SymbolicDim
+from lora_graph.ir.op import Lowering, NodeView, Op
+from lora_graph.ir.types import Array, TensorType, broadcast, meet, normalize_axis, show
+from lora_graph.ir.value import Value, apply
+from lora_graph.ops.base import unbroadcast
+from lora_graph.ops.elementwise import Cotangents
+
+Varying = tuple[bool, ...]
+END, NEGATIVE_END = 2**63 - 1, -(2**63) + 1
+"""The bounds that mean "to the end" in ONNX."""
+
+
+@dataclass(frozen=True, eq=False)
+class Transpose(Op):
+    """y[i_perm] = x[i]: the axes in the order ``perm``."""
+
+    perm: tuple[int, ...]
+    view: ClassVar[bool] = True
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        (x,) = operands
+        if sorted(self.perm) != list(range(x.rank)):
+            raise ValueError(f"Transpose: perm must order the axes 0..{x.rank - 1} of {x}, got {self.perm}")
+        return x.with_shape([x.shape[axis] for axis in self.perm])
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        return operands[0].transpose(self.perm)
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        return (cotangent.transpose(inverse(self.perm)),)
+
+    def is_linear(self, varying: Varying, operands: tuple[TensorType, ...], lead: int) -> bool:
+        return self.perm[:lead] == tuple(range(lead))
+
+    @classmethod
+    def read(cls, node: NodeView) -> Value:
+        (x,) = node.operands
+        assert x is not None
+        return x.transpose(tuple(node.attributes.get("perm") or reversed(range(x.rank))))
+
+
+@dataclass(frozen=True, eq=False)
+class Reshape(Op):
+    """The same elements in row-major order as ``shape``."""
+
+    shape: Shape
+    view: ClassVar[bool] = True
+
+    @classmethod
+    def to(cls, x: Value, shape: Sequence[int | str | SymbolicDim]) -> Value:
+        """``x`` as ``shape``, where one -1 is inferred."""
+        wanted = [d if d == -1 else dims.dim(d) for d in shape]
+        if wanted.count(-1) > 1:
+            raise ValueError(f"Reshape: only one dimension can be -1, got {show(wanted)}")  # type: ignore[arg-type]
+        if -1 in wanted:
+            rest = dims.product([d for d in wanted if d != -1])  # type: ignore[misc]
+            inferred = dims.exact_quotient(x.type.size, rest) if rest != 0 else None
+            if inferred is None:
+                raise ValueError(f"Reshape: cannot infer -1 in {show(wanted)} for {x.type}")  # type: ignore[arg-type]
+            wanted[wanted.index(-1)] = inferred
+        return x if tuple(wanted) == x.shape else apply(cls(tuple(wanted)), x)  # type: ignore[arg-type, no-any-return]
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        (x,) = operands
+        try:
+            meet(x.size, dims.product(self.shape), self.name)
+        except ValueError:
+            raise ValueError(f"Reshape: {x} has {x.size} elements, which {show(self.shape)} has not") from None
+        return x.with_shape(self.shape)
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        return operands[0].reshape(self.shape)
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        return (cotangent.reshape(operands[0].shape),)
+
+    def is_linear(self, varying: Varying, operands: tuple[TensorType, ...], lead: int) -> bool:
+        return self.shape[:lead] == operands[0].shape[:lead]
+
+    def with_lead(self, lead: Shape) -> Op:
+        return Reshape(lead + self.shape[len(lead) :])
+
+    def lower(self, to: Lowering, *operands: str) -> str:
+        return to.node("Reshape", [*operands, to.shape(self.shape, may_infer=True)])
+
+    @classmethod
+    def read(cls, node: NodeView) -> Value:
+        x, wanted = node.operands[0], node.static_shape(1)
+        assert x is not None
+        if wanted is None:
+            raise ValueError("Reshape: the shape has to be known or computed from dimensions")
+        if not node.attributes.get("allowzero"):
+            wanted = tuple(x.shape[i] if d == 0 else d for i, d in enumerate(wanted))
+        return cls.to(x, wanted)
+
+
+@dataclass(frozen=True, eq=False)
+class Expand(Op):
+    """x broadcast to ``shape``."""
+
+    shape: Shape
+    view: ClassVar[bool] = True
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        (x,) = operands
+        return x.with_shape(broadcast(x.shape, self.shape, self.name))
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        return np.broadcast_to(operands[0], np.broadcast_shapes(operands[0].shape, self.shape))  # type: ignore[arg-type]
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        return (unbroadcast(cotangent, operands[0].shape),)
+
+    def is_linear(self, varying: Varying, operands: tuple[TensorType, ...], lead: int) -> bool:
+        return len(self.shape) == operands[0].rank and self.shape[:lead] == operands[0].shape[:lead]
+
+    def with_lead(self, lead: Shape) -> Op:
+        return Expand(lead + self.shape[len(lead) :])
+
+    def lower(self, to: Lowering, *operands: str) -> str:
+        return to.node("Expand", [*operands, to.shape(self.shape)])
+
+    @classmethod
+    def read(cls, node: NodeView) -> Value:
+        x, wanted = node.operands[0], node.static_shape(1)
+        if x is None or wanted is None:
+            raise ValueError("Expand: the shape has to be known or computed from dimensions")
+        return expand(x, wanted)
+
+
+@dataclass(frozen=True, eq=False)
+class Squeeze(Op):
+    """x without its axes ``axes``, each of size 1."""
+
+    axes: tuple[int, ...]
+    view: ClassVar[bool] = True
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        (x,) = operands
+        for axis in self.axes:
+            meet(x.shape[normalize_axis(axis, x.rank, "Squeeze")], 1, f"Squeeze: axis {axis} of {x}")
+        gone = {axis % x.rank for axis in self.axes}
+        return x.with_shape([d for i, d in enumerate(x.shape) if i not in gone])
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        return operands[0].squeeze(self.axes)
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        return (unsqueeze(cotangent, [axis % operands[0].rank for axis in self.axes]),)
+
+    def is_linear(self, varying: Varying, operands: tuple[TensorType, ...], lead: int) -> bool:
+        return all(axis % operands[0].rank >= lead for axis in self.axes)
+
+    def lower(self, to: Lowering, *operands: str) -> str:
+        return to.node("Squeeze", [*operands, to.constant(np.asarray(self.axes, np.int64))])
+
+    @classmethod
+    def read(cls, node: NodeView) -> Value:
+        x, axes = node.operands[0], axes_of(node)
+        assert x is not None
+        return squeeze(x, [i for i, d in enumerate(x.shape) if d == 1] if axes is None else axes)
+
+
+@dataclass(frozen=True, eq=False)
+class Unsqueeze(Op):
+    """x with new axes of size 1 where ``axes`` says, counted in the result."""
+
+    axes: tuple[int, ...]
+    view: ClassVar[bool] = True
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        (x,) = operands
+        rank = x.rank + len(self.axes)
+        new = {normalize_axis(axis, rank, "Unsqueeze") for axis in self.axes}
+        if len(new) != len(self.axes):
+            raise ValueError(f"Unsqueeze: axes {self.axes} repeat an axis")
+        old = iter(x.shape)
+        return x.with_shape([1 if i in new else next(old) for i in range(rank)])
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        return np.expand_dims(operands[0], self.axes)
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        return (squeeze(cotangent, self.axes),)
+
+    def is_linear(self, varying: Varying, operands: tuple[TensorType, ...], lead: int) -> bool:
+        return all(axis % (operands[0].rank + len(self.axes)) >= lead for axis in self.axes)
+
+    def lower(self, to: Lowering, *operands: str) -> str:
+        return to.node("Unsqueeze", [*operands, to.constant(np.asarray(self.axes, np.int64))])
+
+    @classmethod
+    def read(cls, node: NodeView) -> Value:
+        x, axes = node.operands[0], axes_of(node)
+        assert x is not None
+        return unsqueeze(x, axes or ())
+
+
+@dataclass(frozen=True, eq=False)
+class Slice(Op):
+    """y = x[starts:ends:steps] along ``axes``; bounds as in NumPy, clamped to the axis."""
+
+    starts: tuple[Dim, ...]
+    ends: tuple[Dim, ...]
+    axes: tuple[int, ...]
+    steps: tuple[int, ...]
+    view: ClassVar[bool] = True
+
+    @staticmethod
+    def index(x: Value, index: Any) -> Value:
+        """NumPy's basic indexing, spelled with Slice, Squeeze and Unsqueeze."""
+        return basic_index(x, index if isinstance(index, tuple) else (index,))
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        (x,) = operands
+        shape = list(x.shape)
+        for start, end, axis, step in zip(self.starts, self.ends, self.axes, self.steps, strict=True):
+            if step == 0:
+                raise ValueError("Slice: a step cannot be 0")
+            at = normalize_axis(axis, x.rank, "Slice")
+            shape[at] = sliced_size(start, end, step, x.shape[at])
+        return x.with_shape(shape)
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        (x,) = operands
+        index = [slice(None)] * x.ndim
+        for start, end, axis, step in zip(self.starts, self.ends, self.axes, self.steps, strict=True):
+            assert isinstance(start, int) and isinstance(end, int)
+            index[axis] = slice(start, None if step < 0 and end < -x.shape[axis] else end, step)
+        return x[tuple(index)]  # type: ignore[no-any-return]
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        (x,) = operands
+        for start, axis, step in zip(self.starts, self.axes, self.steps, strict=True):
+            cotangent = spread(cotangent, axis % x.rank, start, step, x.shape[axis])
+        return (cotangent,)
+
+    def is_linear(self, varying: Varying, operands: tuple[TensorType, ...], lead: int) -> bool:
+        return all(axis % operands[0].rank >= lead for axis in self.axes)
+
+    def lower(self, to: Lowering, *operands: str) -> str:
+        axes, steps = (to.constant(np.asarray(v, np.int64)) for v in (self.axes, self.steps))
+        return to.node("Slice", [*operands, to.shape(self.starts), to.shape(self.ends), axes, steps])
+
+    @classmethod
+    def read(cls, node: NodeView) -> Value:
+        x, starts, ends = node.operands[0], node.static_shape(1), node.static_shape(2)
+        if x is None or starts is None or ends is None:
+            raise ValueError("Slice: the bounds have to be known or computed from dimensions")
+        axes, steps = node.static(3), node.static(4)
+        return apply(  # type: ignore[no-any-return]
+            cls(
+                starts,
+                ends,
+                tuple(range(len(starts))) if axes is None else tuple(map(int, axes)),
+                (1,) * len(starts) if steps is None else tuple(map(int, steps)),
+            ),
+            x,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Concat(Op):
+    """The operands one after the other along ``axis``."""
+
+    axis: int
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        first = operands[0]
+        at = normalize_axis(self.axis, first.rank, "Concat")
+        shape = list(first.shape)
+        for other in operands[1:]:
+            if other.dtype != first.dtype:
+                raise TypeError(f"Concat: operands must share one dtype, got {first} and {other}")
+            if other.rank != first.rank:
+                raise ValueError(f"Concat: operands must have one rank, got {first} and {other}")
+            for i, d in enumerate(other.shape):
+                shape[i] = shape[i] + d if i == at else meet(shape[i], d, f"Concat of {first} and {other}")
+        return first.with_shape(shape)
+
+    writes_out: ClassVar[bool] = True
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        return np.concatenate(operands, self.axis, out=out)
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        at, start = self.axis % result.rank, 0
+        parts: list[Value] = []
+        for operand in operands:
+            end: Dim = start + operand.shape[at]
+            parts.append(slice_axis(cotangent, at, start, end))
+            start = end  # type: ignore[assignment]
+        return tuple(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class Pad(Op):
+    """x with ``pads`` (all begins, then all ends) elements around it, of a scalar second operand or 0."""
+
+    pads: tuple[Dim, ...]
+    mode: str = "constant"
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("constant", "reflect", "edge"):
+            raise ValueError(f"Pad: mode is 'constant', 'reflect' or 'edge', not {self.mode!r}")
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        x = operands[0]
+        if len(self.pads) != 2 * x.rank:
+            raise ValueError(f"Pad: {x} takes {2 * x.rank} pads, got {len(self.pads)}")
+        return x.with_shape([d + self.pads[i] + self.pads[i + x.rank] for i, d in enumerate(x.shape)])
+
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        x = operands[0]
+        widths = list(zip(self.pads[: x.ndim], self.pads[x.ndim :], strict=True))
+        cut = tuple(slice(max(0, -a), n - max(0, -b)) for (a, b), n in zip(widths, x.shape, strict=True))  # type: ignore[type-var, operator]
+        kept = [(max(0, a), max(0, b)) for a, b in widths]  # type: ignore[type-var]
+        if self.mode != "constant":
+            return np.pad(x[cut], kept, mode=self.mode)  # type: ignore[call-overload, no-any-return]
+        value = operands[1] if len(operands) > 1 else 0
+        return np.pad(x[cut], kept, constant_values=value)  # type: ignore[arg-type]
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        if self.mode != "constant":
+            raise NotImplementedError(f"Pad: no derivative for mode {self.mode!r}")
+        x = operands[0]
+        inner = pad(cotangent, [-p for p in self.pads[: x.rank]], [-p for p in self.pads[x.rank :]])
+        return (inner, cotangent.sum() - inner.sum()) if len(operands) > 1 else (inner,)
+
+    def lower(self, to: Lowering, *operands: str) -> str:
+        return to.node("Pad", [operands[0], to.shape(self.pads), *operands[1:]], {"mode": self.mode})
+
+    @classmethod
+    def read(cls, node: NodeView) -> Value:
+        x, pads, axes = node.operands[0], node.static_shape(1), node.static(3)
+        if x is None or pads is None:
+            raise ValueError("Pad: the pads have to be known or computed from dimensions")
+        if axes is not None:
+            full: list[Dim] = [0] * (2 * x.rank)
+            for i, axis in enumerate(int(a) % x.rank for a in axes):
+                full[axis], full[axis + x.rank] = pads[i], pads[i + len(axes)]
+            pads = tuple(full)
+        value = [v for v in node.operands[2:3] if v is not None]
+        return apply(cls(pads, node.attributes.get("mode", "constant")), x, *value)  # type: ignore[no-any-return]
+
+
+def transpose(x: Value, perm: Sequence[int] | None = None) -> Value:
+    return x.transpose(perm) if perm is not None else x.T
+
+
+def swap_last(x: Value) -> Value:
+    """``x`` with its last two axes exchanged."""
+    return x.transpose((*range(x.rank - 2), x.rank - 1, x.rank - 2))
+
+
+def reshape(x: Value, shape: Sequence[int | str | SymbolicDim]) -> Value:
+    return Reshape.to(x, shape)
+
+
+def expand(x: Value, shape: Sequence[int | str | SymbolicDim]) -> Value:
+    wanted = dims.shape_of(shape)
+    return x if x.shape == wanted else apply(Expand(wanted), x)  # type: ignore[no-any-return]
+
+
+def squeeze(x: Value, axes: int | Sequence[int]) -> Value:
+    wanted = (axes,) if isinstance(axes, int) else tuple(axes)
+    return apply(Squeeze(wanted), x) if wanted else x  # type: ignore[no-any-return]
+
+
+def unsqueeze(x: Value, axes: int | Sequence[int]) -> Value:
+    wanted = (axes,) if isinstance(axes, int) else tuple(axes)
+    return apply(Unsqueeze(wanted), x) if wanted else x  # type: ignore[no-any-return]
+
+
+def concat(parts: Sequence[Value], axis: int = -1) -> Value:
+    return apply(Concat(axis), *parts)  # type: ignore[no-any-return]
+
+
+def pad(x: Value, before: Sequence[Dim], after: Sequence[Dim]) -> Value:
+    """``x`` with zeros around it; negative widths cut."""
+    pads = (*before, *after)
+    return apply(Pad(pads), x) if any(p != 0 for p in pads) else x  # type: ignore[no-any-return]
+
+
+def slice_axis(x: Value, axis: int, start: Dim, end: Dim) -> Value:
+    """``x[start:end]`` along one axis."""
+    if start == 0 and end == x.shape[axis]:
+        return x
+    return apply(Slice((start,), (end,), (axis,), (1,)), x)  # type: ignore[no-any-return]
+
+
+def inverse(perm: Sequence[int]) -> tuple[int, ...]:
+    order = [0] * len(perm)
+    for position, axis in enumerate(perm):
+        order[axis] = position
+    return tuple(order)
+
+
+def axes_of(node: NodeView, position: int = 1) -> tuple[int, ...] | None:
+    """Axes given as an operand, or as an attribute as before opset 13."""
+    if "axes" in node.attributes:
+        return tuple(node.attributes["axes"])
+    given = node.static(position) if len(node.operands) > position else None
+    return None if given is None else tuple(int(axis) for axis in np.atleast_1d(given))
+
+
+def bound(index: Dim, size: Dim) -> Dim:
+    """A slice bound counted from the front and held within ``0..size``."""
+    if isinstance(index, int) and index < 0:
+        return dims.maximum(size + index, 0)
+    if isinstance(index, int) and index >= 2**31 - 1:
+        return size
+    return dims.minimum(index, size)
+
+
+def sliced_size(start: Dim, end: Dim, step: int, size: Dim) -> Dim:
+    if all(isinstance(d, int) for d in (start, end, size)):
+        return len(range(*slice(start, None if step < 0 and end < -size else end, step).indices(size)))  # type: ignore[operator, type-var, arg-type]
+    if step < 0:
+        if start == -1 and isinstance(end, int) and end < -(2**31):
+            return (size + (-step - 1)) // -step
+        raise ValueError("Slice: a backward slice of a named dimension has to take the whole axis")
+    length = bound(end, size) - bound(start, size)
+    return length if step == 1 else (length + (step - 1)) // step
+
+
+def basic_index(x: Value, index: tuple[Any, ...]) -> Value:
+    given = [item for item in index if item is not None]
+    if Ellipsis not in given:
+        index, given = (*index, Ellipsis), [*given, Ellipsis]
+    skipped = x.rank - (len(given) - 1)
+    if skipped < 0:
+        raise ValueError(f"too many indices for {x.type}: {len(given) - 1}")
+    slices: list[tuple[Dim, Dim, int, int]] = []
+    gone: list[int] = []
+    new: list[int] = []
+    axis = position = 0
+    for item in index:
+        if item is Ellipsis:
+            axis, position = axis + skipped, position + skipped
+        elif item is None:
+            new.append(position)
+            position += 1
+        elif isinstance(item, slice):
+            if item != slice(None):
+                slices.append((*_bounds(item), axis, 1 if item.step is None else item.step))
+            axis, position = axis + 1, position + 1
+        elif isinstance(item, int) and not isinstance(item, bool):
+            size = x.shape[axis]
+            if isinstance(size, int) and not -size <= item < size:
+                raise ValueError(f"index {item} is out of range for axis {axis} of {x.type}")
+            slices.append((item, item + 1 if item != -1 else size, axis, 1))
+            gone.append(axis)
+            axis += 1
+        else:
+            raise TypeError(f"a Value is indexed with ints, slices, None and ..., not {item!r}")
+    if slices:
+        starts, ends, axes, steps = zip(*slices, strict=True)
+        x = apply(Slice(starts, ends, axes, steps), x)
+    return unsqueeze(squeeze(x, gone), new)
+
+
+def _bounds(item: slice) -> tuple[Dim, Dim]:
+    backward = item.step is not None and item.step < 0
+    start = (-1 if backward else 0) if item.start is None else item.start
+    end = (NEGATIVE_END if backward else END) if item.stop is None else item.stop
+    return start, end
+
+
+def spread(cotangent: Value, axis: int, start: Dim, step: int, size: Dim) -> Value:
+    """The transpose of ``x[start::step]`` along one axis of ``size``: zeros where nothing was taken."""
+    count = cotangent.shape[axis]
+    first = bound(start, size) if step > 0 else size + start if isinstance(start, int) and start < 0 else start
+    if step < 0:
+        cotangent = apply(Slice((-1,), (NEGATIVE_END,), (axis,), (-1,)), cotangent)
+        first, step = first + (count - 1) * step, -step
+    if step > 1:
+        none = [0] * (cotangent.rank + 1)
+        gaps = [step - 1 if i == axis + 1 else 0 for i in range(cotangent.rank + 1)]
+        wide = pad(unsqueeze(cotangent, axis + 1), none, gaps)
+        cotangent = wide.reshape([count * step if i == axis else d for i, d in enumerate(cotangent.shape)])
+    before: list[Dim] = [0] * cotangent.rank
+    after: list[Dim] = [0] * cotangent.rank
+    before[axis], after[axis] = first, size - first - count * step
+    return pad(cotangent, before, after)
