@@ -38,10 +38,8 @@ def pull(cotangents: Mapping[Value, Value], wrt: Sequence[Value]) -> dict[Value,
     for value in order:
         if value in targets or any(operand in active for operand in value.operands):
             active.add(value)
-    total: dict[Value, Value] = {}
+    total = dict(cotangents)
     parts: dict[Value, list[Value | None]] = {}
-    for output, cotangent in cotangents.items():
-        total[output] = cotangent
     for value in reversed(order):
         if value not in active or (value not in total and value not in parts):
             continue
@@ -66,6 +64,7 @@ def _pullback(value: Value, cotangent: Value | tuple[Value | None, ...]) -> Sequ
 def _collect(parts: dict[Value, list[Value | None]], value: Value, cotangent: Value) -> None:
     """The cotangent of one result of an op with several waits until all of them are known."""
     (several,) = value.operands
-    assert isinstance(several.result_type, TupleType) and isinstance(value.op, Project)
+    assert isinstance(several.result_type, TupleType)
+    assert isinstance(value.op, Project)
     slots = parts.setdefault(several, [None] * len(several.result_type.items))
     slots[value.op.index] = cotangent

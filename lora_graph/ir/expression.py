@@ -86,7 +86,7 @@ class Expression:
 
     def _reduce(self, name: str, axis: int | Sequence[int] | None, keepdims: bool) -> Self:
         axes = None if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
-        return self._apply(OPS[name](axes=axes, keepdims=int(keepdims)), self)  # type: ignore[call-arg]
+        return self._apply(OPS[name](axes=axes, keepdims=int(keepdims)), self)
 
     def sum(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Self:
         return self._reduce("ReduceSum", axis, keepdims)

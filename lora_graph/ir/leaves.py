@@ -121,19 +121,19 @@ class Project(Op):
 
 def input(label: str, dtype: npt.DTypeLike, shape: Sequence[int | str | SymbolicDim] = ()) -> Value:  # noqa: A001
     """The Input ``label``; a str in ``shape`` names a dimension."""
-    return apply(Input(label, tensor(dtype, shape)))  # type: ignore[no-any-return]
+    return apply(Input(label, tensor(dtype, shape)))
 
 
 def parameter(
     label: str, dtype: npt.DTypeLike, shape: Sequence[int | str | SymbolicDim] = (), trainable: bool = True
 ) -> Value:
     """The Parameter ``label`` of the state."""
-    return apply(Parameter(label, tensor(dtype, shape), trainable))  # type: ignore[no-any-return]
+    return apply(Parameter(label, tensor(dtype, shape), trainable))
 
 
 def constant(value: Any, dtype: npt.DTypeLike | None = None) -> Value:
     """A small array (at most 1 KiB) as a Value."""
-    return apply(Constant(np.asarray(value, dtype)))  # type: ignore[no-any-return]
+    return apply(Constant(np.asarray(value, dtype)))
 
 
 def size_of(dimension: Dim, dtype: npt.DTypeLike = np.int64) -> Value:
@@ -145,9 +145,9 @@ def size_of(dimension: Dim, dtype: npt.DTypeLike = np.int64) -> Value:
 
 
 def absent() -> Value:
-    return apply(Absent())  # type: ignore[no-any-return]
+    return apply(Absent())
 
 
 def project(value: Value, index: int) -> Value:
     """Result number ``index`` of an op that has several."""
-    return apply(Project(index), value)  # type: ignore[no-any-return]
+    return apply(Project(index), value)

@@ -111,8 +111,12 @@ def value_names(graph: Graph) -> dict[Value, str]:
 
 def _application(value: Value, names: Mapping[Value, str]) -> str:
     operands = ", ".join(names[operand] for operand in value.operands)
-    attributes = ", ".join(f"{f.name}={_literal(getattr(value.op, f.name))}" for f in fields(value.op))
+    attributes = _written_attributes(value.op)
     return value.op.name + (f"({operands})" if operands else "") + (f" {{{attributes}}}" if attributes else "")
+
+
+def _written_attributes(op: Op) -> str:
+    return ", ".join(f"{f.name}={_literal(getattr(op, f.name))}" for f in fields(op))
 
 
 def _read_line(line: str, values: dict[str, Value], notes: dict[Value, Note]) -> None:
@@ -170,7 +174,7 @@ def _literal(attribute: Any) -> str:
         case np.ndarray():
             return _array_literal(attribute)
         case Op():
-            return f"{attribute.name}({', '.join(f'{f.name}={_literal(getattr(attribute, f.name))}' for f in fields(attribute))})"
+            return f"{attribute.name}({_written_attributes(attribute)})"
     return repr(attribute)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +74,8 @@ class Value(Expression):
         return len(self.type.shape)
 
     def _apply(self, op: Op, *operands: Any) -> Value:
-        return apply(op, *operands)
+        result: Value = apply(op, *operands)
+        return result
 
     def reshape(self, *shape: int | str | SymbolicDim | Sequence[int | str | SymbolicDim]) -> Value:
         """Row-major reshape; one ``-1`` is inferred, as in NumPy."""
@@ -82,14 +83,14 @@ class Value(Expression):
 
     def transpose(self, *perm: int | Sequence[int]) -> Value:
         order = _varargs(perm) or tuple(reversed(range(self.rank)))
-        return apply(OPS["Transpose"](perm=order), self)  # type: ignore[call-arg]
+        return apply(OPS["Transpose"](perm=order), self)
 
     @property
     def T(self) -> Value:
         return self.transpose()
 
     def astype(self, dtype: npt.DTypeLike) -> Value:
-        return self if self.dtype == np.dtype(dtype) else apply(OPS["Cast"](to=np.dtype(dtype)), self)  # type: ignore[call-arg]
+        return self if self.dtype == np.dtype(dtype) else apply(OPS["Cast"](to=np.dtype(dtype)), self)
 
     def __getitem__(self, index: Any) -> Value:
         """Basic indexing: ints, slices with int or dimension bounds, ``...`` and None."""
@@ -100,6 +101,10 @@ _table: weakref.WeakValueDictionary[tuple[Op, tuple[Value, ...]], Value] = weakr
 _lock = threading.RLock()
 
 
+@overload
+def apply(op: Op, *operands: Value) -> Value: ...
+@overload
+def apply(op: Op, *operands: Any) -> Any: ...
 def apply(op: Op, *operands: Any) -> Any:
     """The Value ``op(*operands)``; Python numbers and small arrays among the operands become constants.
 
@@ -141,15 +146,15 @@ def lift(thing: Any, like: TensorType | None = None) -> Value:
     if isinstance(thing, Value):
         return thing
     if isinstance(thing, SymbolicDim):
-        return apply(OPS["Dimension"](thing)).astype(like.dtype if like else np.int64)  # type: ignore[call-arg, no-any-return]
+        return apply(OPS["Dimension"](thing)).astype(like.dtype if like else np.int64)
     is_number = isinstance(thing, bool | int | float)
     if not is_number and not isinstance(thing, np.ndarray | np.generic | list | tuple):
         raise TypeError(f"expected a Value, a number or an array, got {thing!r}")
     if is_number and like is not None:
         if isinstance(thing, float) and not like.is_float:
             raise TypeError(f"the number {thing!r} does not fit a tensor of {like.dtype.name}")
-        return apply(OPS["Constant"](np.asarray(thing, like.dtype)))  # type: ignore[call-arg, no-any-return]
-    return apply(OPS["Constant"](np.asarray(thing)))  # type: ignore[call-arg, no-any-return]
+        return apply(OPS["Constant"](np.asarray(thing, like.dtype)))
+    return apply(OPS["Constant"](np.asarray(thing)))
 
 
 def topological(outputs: Iterable[Value], stop: Callable[[Value], bool] | None = None) -> list[Value]:

@@ -32,8 +32,8 @@ class Activation(Fused, Elementwise, abstract=True):
 class Relu(Elementwise):
     """y = max(x, 0), with derivative 0 at 0."""
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
-        return np.maximum(operands[0], operands[0].dtype.type(0), out=out)  # type: ignore[no-any-return]
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
+        return np.maximum(operands[0], operands[0].dtype.type(0), out=out)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         return (cotangent * (result > 0).astype(result.dtype),)
@@ -45,14 +45,14 @@ class Sigmoid(Elementwise):
 
     kinds: ClassVar[str] = "f"
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         (x,) = operands
         # e^-x stays finite: beyond this point the result is below the smallest number anyone can tell from 0
         y = np.maximum(x, x.dtype.type(math.log(np.finfo(x.dtype).tiny) + 2), out=out)
         np.negative(y, out=y)
         np.exp(y, out=y)
         np.add(y, y.dtype.type(1), out=y)
-        return np.reciprocal(y, out=y)  # type: ignore[no-any-return]
+        return np.reciprocal(y, out=y)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         return (cotangent * (result * (1.0 - result)),)
@@ -75,7 +75,7 @@ class Erf(Elementwise):
 
     kinds: ClassVar[str] = "f"
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         return erf_kernel(operands[0], out)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
@@ -92,7 +92,7 @@ class LeakyRelu(Activation):
     def decompose(self, x: Any) -> Any:
         return where(x < 0, x * self.alpha, x)
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         (x,) = operands
         return store(np.where(x < 0, x * x.dtype.type(self.alpha), x), out)
 
@@ -110,7 +110,7 @@ class Elu(Activation):
         negative = apply(Min(), x, 0.0).exp() - 1.0
         return where(x > 0, x, negative if self.alpha == 1.0 else negative * self.alpha)
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         (x,) = operands
         negative = np.expm1(np.minimum(x, x.dtype.type(0)))
         return store(np.where(x > 0, x, negative * x.dtype.type(self.alpha)), out)
@@ -127,9 +127,9 @@ class Softplus(Activation):
     def decompose(self, x: Any) -> Any:
         return apply(Max(), x, 0.0) + (1.0 + (-x.abs()).exp()).log()
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         (x,) = operands
-        return np.add(np.log1p(np.exp(-np.abs(x))), np.maximum(x, x.dtype.type(0)), out=out)  # type: ignore[no-any-return]
+        return np.add(np.log1p(np.exp(-np.abs(x))), np.maximum(x, x.dtype.type(0)), out=out)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         return (cotangent * sigmoid(operands[0]),)
@@ -144,10 +144,10 @@ class Swish(Activation):
     def decompose(self, x: Any) -> Any:
         return x * apply(Sigmoid(), x if self.alpha == 1.0 else x * self.alpha)
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         (x,) = operands
         gate = Sigmoid().evaluate(x if self.alpha == 1.0 else x * x.dtype.type(self.alpha))
-        return np.multiply(x, gate, out=out)  # type: ignore[no-any-return]
+        return np.multiply(x, gate, out=out)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         (x,) = operands
@@ -171,7 +171,7 @@ class Gelu(Activation):
             return x * 0.5 * (apply(Erf(), x * math.sqrt(0.5)) + 1.0)
         return x * 0.5 * ((x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)).tanh() + x * 0.5
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         (x,) = operands
         one, half = x.dtype.type(1), x.dtype.type(0.5)
         if self.approximate == "none":
@@ -185,7 +185,7 @@ class Gelu(Activation):
             np.tanh(gate, out=gate)
         gate += one
         gate *= half
-        return np.multiply(x, gate, out=out)  # type: ignore[no-any-return]
+        return np.multiply(x, gate, out=out)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         (x,) = operands
@@ -202,12 +202,12 @@ class Gelu(Activation):
         return to.node("Gelu", operands, {"approximate": self.approximate})
 
 
-def erf_kernel(x: Array, out: Array | None = None) -> Array:
+def erf_kernel(x: Array, out: Array | None = None) -> Any:
     from scipy.special import erf
 
     if x.dtype == np.float16:
         return store(erf(x.astype(np.float32)).astype(np.float16), out)
-    return erf(x, out=out)  # type: ignore[no-any-return]
+    return erf(x, out=out)
 
 
 def relu(x: Any) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lora_graph.ir.dims import Shape
 from lora_graph.ir.op import Op
-from lora_graph.ir.types import Array, TensorType, broadcast
+from lora_graph.ir.types import TensorType, broadcast
 from lora_graph.ir.value import Value
 
 
@@ -41,8 +41,8 @@ class Elementwise(Op, abstract=True):
             raise TypeError(f"{self.name} is not defined for {first.dtype.name}")
         return first.with_shape(shape)
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
-        return type(self).ufunc(*operands, out=out)  # type: ignore[no-any-return]
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
+        return type(self).ufunc(*operands, out=out)
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,7 +65,7 @@ class Div(Elementwise):
 
     ufunc = np.divide
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         a, b = operands
         if a.dtype.kind not in "iu":
             return np.divide(a, b, out=out)
@@ -101,8 +101,9 @@ class Mod(Elementwise):
 
     fmod: int = 0
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
-        return (np.fmod if self.fmod else np.mod)(*operands, out=out)
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
+        a, b = operands
+        return np.fmod(a, b, out=out) if self.fmod else np.mod(a, b, out=out)
 
     def lower(self, to: Lowering, *operands: str) -> str:
         return to.node("Mod", operands, {"fmod": self.fmod})
@@ -352,7 +353,7 @@ class Where(Elementwise):
             raise TypeError(f"Where: the condition must be bool, got {condition}")
         return self.unify((a, b, a.with_shape(condition.shape)))
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         condition, a, b = operands
         if out is None or np.may_share_memory(out, condition):
             return store(np.where(condition, a, b), out)
@@ -384,7 +385,7 @@ class Clip(Elementwise):
             raise ValueError(f"Clip: the bounds must be scalars, got {operands[1]} and {operands[2]}")
         return self.unify(operands)
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         x, low, high = operands
         return np.minimum(np.maximum(x, low, out=out), high, out=out)
 
@@ -405,7 +406,7 @@ class Cast(Elementwise):
     def infer(self, *operands: TensorType) -> TensorType:
         return self.unify(operands).with_dtype(self.to)
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         return store(operands[0].astype(self.to), out)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
@@ -449,29 +450,29 @@ def fold_operands(op: type[Max] | type[Min], node: NodeView) -> Value:
     return result
 
 
-def where(condition: Any, a: Any, b: Any) -> Value:
+def where(condition: Any, a: Any, b: Any) -> Any:
     """``a`` where ``condition`` holds, else ``b``; numbers take the dtype of the other branch."""
     if not isinstance(condition, Value):
-        return apply(Where(), condition, a, b)  # type: ignore[no-any-return]
+        return apply(Where(), condition, a, b)
     like = next((operand.type for operand in (a, b) if isinstance(operand, Value)), None)
-    return apply(Where(), condition, lift(a, like), lift(b, like))  # type: ignore[no-any-return]
+    return apply(Where(), condition, lift(a, like), lift(b, like))
 
 
 def sign(x: Value) -> Value:
-    return apply(Sign(), x)  # type: ignore[no-any-return]
+    return apply(Sign(), x)
 
 
-def minimum(a: Any, b: Any) -> Value:
-    return apply(Min(), a, b)  # type: ignore[no-any-return]
+def minimum(a: Any, b: Any) -> Any:
+    return apply(Min(), a, b)
 
 
-def maximum(a: Any, b: Any) -> Value:
-    return apply(Max(), a, b)  # type: ignore[no-any-return]
+def maximum(a: Any, b: Any) -> Any:
+    return apply(Max(), a, b)
 
 
 def clip(x: Value, low: Any, high: Any) -> Value:
     """``x`` held between the scalars ``low`` and ``high``."""
-    return apply(Clip(), x, lift(low, x.type), lift(high, x.type))  # type: ignore[no-any-return]
+    return apply(Clip(), x, lift(low, x.type), lift(high, x.type))
 
 
 def cast(x: Value, dtype: npt.DTypeLike) -> Value:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lora_graph.ir.leaves import Constant, Input
 from lora_graph.ir.op import Op
-from lora_graph.ir.types import Array, TensorType, Type
+from lora_graph.ir.types import TensorType, Type
 from lora_graph.ir.value import Value, apply, topological
 
 
@@ -30,13 +30,13 @@ class Fused(Op, abstract=True):
     def infer(self, *operands: TensorType) -> Type:
         return self._template(operands)[1].result_type
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         holes, result = self._template(tuple(TensorType(a.dtype, a.shape) for a in operands))
         known: dict[Value, Any] = dict(zip(holes, operands, strict=True))
         for value in topological([result], stop=known.__contains__):
             arrays = [known[operand] for operand in value.operands]
             known[value] = value.op.value if isinstance(value.op, Constant) else value.op.evaluate(*arrays)
-        return known[result]  # type: ignore[no-any-return]
+        return known[result]
 
     @property
     def has_pullback(self) -> bool:

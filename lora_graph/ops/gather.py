@@ -18,7 +18,7 @@ from lora_graph.ops.shape import expand
 
 @dataclass(frozen=True, eq=False)
 class Gather(Op):
-    """Whole slices of ``data`` along ``axis`` at ``indices`` (negative ones count from the end): rows of an embedding."""
+    """Slices of ``data`` along ``axis`` at ``indices`` (negative ones count from the end): rows of an embedding."""
 
     axis: int = 0
 
@@ -28,8 +28,9 @@ class Gather(Op):
         at = normalize_axis(self.axis, data.rank, self.name)
         return data.with_shape((*data.shape[:at], *indices.shape, *data.shape[at + 1 :]))
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
-        return np.take(*operands, axis=self.axis)
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
+        data, indices = operands
+        return np.take(data, indices, axis=self.axis)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         data, indices = operands
@@ -42,7 +43,8 @@ class Gather(Op):
 
     @classmethod
     def read(cls, node: NodeView) -> Value:
-        return apply(cls(node.attributes.get("axis", 0)), *node.operands)  # type: ignore[no-any-return]
+        data, indices = node.operands
+        return apply(cls(node.attributes.get("axis", 0)), data, indices)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +61,9 @@ class GatherElements(Op):
             raise ValueError(f"GatherElements: data and indices must have one rank, got {data} and {indices}")
         return data.with_shape(indices.shape)
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         data, indices = operands
-        return data[grid(indices, self.axis)]  # type: ignore[no-any-return]
+        return data[grid(indices, self.axis)]
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         data, indices = operands
@@ -70,7 +72,8 @@ class GatherElements(Op):
 
     @classmethod
     def read(cls, node: NodeView) -> Value:
-        return apply(cls(node.attributes.get("axis", 0)), *node.operands)  # type: ignore[no-any-return]
+        data, indices = node.operands
+        return apply(cls(node.attributes.get("axis", 0)), data, indices)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +94,7 @@ class ScatterElements(Op):
             raise ValueError(f"ScatterElements: {indices} and {updates} do not fit {data}")
         return data
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         data, indices, updates = operands
         return scatter(data, grid(indices, self.axis), updates, self.reduction)
 
@@ -123,7 +126,7 @@ class ScatterND(Op):
             meet(want, have, f"ScatterND of {updates} into {data}")
         return data
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         data, indices, updates = operands
         return scatter(data, tuple(np.moveaxis(indices, -1, 0)), updates, self.reduction)
 
@@ -148,9 +151,9 @@ class GatherND(Op):
             raise ValueError(f"GatherND: the last axis of {indices} must index into {data}")
         return data.with_shape((*indices.shape[:-1], *data.shape[depth:]))
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         data, indices = operands
-        return data[tuple(np.moveaxis(indices, -1, 0))]  # type: ignore[no-any-return]
+        return data[tuple(np.moveaxis(indices, -1, 0))]
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         data, indices = operands
@@ -187,5 +190,5 @@ def scatter(data: Array, index: tuple[Array, ...], updates: Array, reduction: st
     return result
 
 
-def gather(data: Value, indices: Any, axis: int = 0) -> Value:
-    return apply(Gather(axis), data, indices)  # type: ignore[no-any-return]
+def gather(data: Any, indices: Any, axis: int = 0) -> Any:
+    return apply(Gather(axis), data, indices)

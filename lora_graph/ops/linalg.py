@@ -9,7 +9,7 @@ import numpy as np
 
 from lora_graph.ir import dims
 from lora_graph.ir.op import NodeView, Op
-from lora_graph.ir.types import Array, TensorType, broadcast, meet
+from lora_graph.ir.types import TensorType, broadcast, meet
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops.base import unbroadcast
 from lora_graph.ops.elementwise import Cotangents, store
@@ -34,7 +34,7 @@ class MatMul(Op):
         stack = broadcast(a.shape[:-2], b.shape[:-2], what)
         return a.with_shape((*stack, *a.shape[-2:-1], *(b.shape[-1:] if b.rank > 1 else ())))
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         a, b = operands
         if a.dtype == np.float16:
             return store(np.matmul(a.astype(np.float32), b.astype(np.float32)).astype(np.float16), out)
@@ -42,7 +42,7 @@ class MatMul(Op):
             # one large product instead of a stack of small ones
             rows = np.matmul(a.reshape(-1, a.shape[-1]), b, out=None if out is None else out.reshape(-1, b.shape[-1]))
             return rows.reshape(*a.shape[:-1], b.shape[-1])
-        return np.matmul(a, b, out=out)  # type: ignore[no-any-return]
+        return np.matmul(a, b, out=out)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         a, b = operands
@@ -53,7 +53,8 @@ class MatMul(Op):
             if b.rank == 1:
                 cotangent = unsqueeze(cotangent, cotangent.rank)
             of_row, of_column = self.pullback(cotangent, cotangent, row, column)
-            assert of_row is not None and of_column is not None
+            assert of_row is not None
+            assert of_column is not None
             return (squeeze(of_row, 0) if a.rank == 1 else of_row, squeeze(of_column, 1) if b.rank == 1 else of_column)
         of_a = unbroadcast(cotangent @ swap_last(b), a.shape)
         if b.rank == 2:
@@ -79,8 +80,8 @@ class Gemm(Fused):
 
     alpha: float = 1.0
     beta: float = 1.0
-    transA: int = 0
-    transB: int = 0
+    transA: int = 0  # noqa: N815
+    transB: int = 0  # noqa: N815
     writes_out: ClassVar[bool] = True
 
     def infer(self, *operands: TensorType) -> TensorType:
@@ -109,7 +110,7 @@ class Gemm(Fused):
             return product
         return product + (operands[2] if self.beta == 1.0 else operands[2] * self.beta)
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         a, b = (operand.T if flip else operand for operand, flip in self._flips(operands))
         y = MatMul().evaluate(a, b, out=out)
         if self.alpha != 1.0:
@@ -126,7 +127,7 @@ class Gemm(Fused):
     def read(cls, node: NodeView) -> Value:
         a = node.attributes
         flags = (float(a.get("alpha", 1.0)), float(a.get("beta", 1.0)), a.get("transA", 0), a.get("transB", 0))
-        return apply(cls(*flags), *(operand for operand in node.operands if operand is not None))  # type: ignore[no-any-return]
+        return apply(cls(*flags), *(operand for operand in node.operands if operand is not None))
 
 
 def matmul(a: Any, b: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lora_graph.ir.dims import product
 from lora_graph.ir.leaves import constant, size_of
-from lora_graph.ir.types import Array, TensorType, meet
+from lora_graph.ir.types import TensorType, meet
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops.elementwise import Cotangents
 from lora_graph.ops.fused import Fused
@@ -44,7 +44,7 @@ class SoftmaxCrossEntropyLoss(Fused):
         each = -squeeze(picked, 1)
         return each if self.reduction == "none" else each.mean() if self.reduction == "mean" else each.sum()
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         scores, labels = operands
         classes = scores.shape[1]
         if labels.size and not (labels.min() >= 0 and labels.max() < classes):

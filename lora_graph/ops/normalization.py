@@ -10,7 +10,7 @@ import numpy as np
 from lora_graph.ir.dims import product
 from lora_graph.ir.leaves import size_of
 from lora_graph.ir.op import Lowering, NodeView
-from lora_graph.ir.types import Array, TensorType, normalize_axis
+from lora_graph.ir.types import TensorType, normalize_axis
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops.base import unbroadcast
 from lora_graph.ops.elementwise import Cotangents
@@ -19,7 +19,10 @@ from lora_graph.ops.fused import Fused
 
 @dataclass(frozen=True, eq=False)
 class LayerNormalization(Fused):
-    """y = (x - μ) / √(σ² + ε) · scale + bias, with μ and σ² over the axes from ``axis`` on (opset 17; Ba et al., 2016)."""
+    """y = (x - μ) / √(σ² + ε) · scale + bias, with μ and σ² over the axes from ``axis`` on.
+
+    ONNX opset 17; Ba et al., 2016.
+    """
 
     axis: int = -1
     epsilon: float = 1e-5
@@ -47,7 +50,7 @@ class LayerNormalization(Fused):
         deviation = ((centred * centred).mean(axis=axes, keepdims=True) + self.epsilon).sqrt()
         return centred / deviation, deviation
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         x = operands[0]
         axes = self._axes(x.ndim)
         wide = x.astype(np.float32) if x.dtype == np.float16 else x
@@ -77,7 +80,7 @@ class LayerNormalization(Fused):
     def read(cls, node: NodeView) -> Value:
         a = node.attributes
         operands = [operand for operand in node.operands if operand is not None]
-        return apply(cls(a.get("axis", -1), float(a.get("epsilon", 1e-5))), *operands)  # type: ignore[no-any-return]
+        return apply(cls(a.get("axis", -1), float(a.get("epsilon", 1e-5))), *operands)
 
     def flops(self, result: Any, *operands: TensorType) -> Any:
         return operands[0].size * 8
@@ -86,4 +89,4 @@ class LayerNormalization(Fused):
 def layer_normalization(x: Value, scale: Value, bias: Value | None = None, epsilon: float = 1e-5) -> Value:
     """LayerNormalization over the last axis."""
     operands = (x, scale) if bias is None else (x, scale, bias)
-    return apply(LayerNormalization(-1, float(epsilon)), *operands)  # type: ignore[no-any-return]
+    return apply(LayerNormalization(-1, float(epsilon)), *operands)

@@ -41,7 +41,7 @@ class Reduction(Op, abstract=True):
             return x.with_shape([1 if i in gone else d for i, d in enumerate(x.shape)])
         return x.with_shape([d for i, d in enumerate(x.shape) if i not in gone])
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         (x,) = operands
         axes = self.reduced(TensorType(x.dtype, x.shape))
         result = type(self).ufunc(x, axis=axes, keepdims=bool(self.keepdims), **accumulator(x))
@@ -72,14 +72,14 @@ class Reduction(Op, abstract=True):
             if node.attributes.get("noop_with_empty_axes"):
                 return x
             axes = None
-        return apply(cls(axes, keepdims), x)  # type: ignore[no-any-return]
+        return apply(cls(axes, keepdims), x)
 
 
 @dataclass(frozen=True, eq=False)
 class ReduceSum(Reduction):
     """y = Σ x."""
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         (x,) = operands
         axes = self.reduced(TensorType(x.dtype, x.shape))
         if axes == (0,) and x.ndim == 2 and x.dtype.kind == "f" and x.dtype.itemsize > 2 and x.shape[0] > 1:
@@ -147,7 +147,7 @@ class ArgMax(Op):
     def infer(self, *operands: TensorType) -> TensorType:
         return ReduceMax((self.axis,), self.keepdims).infer(*operands).with_dtype(np.int64)
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         return np.asarray(np.argmax(operands[0], self.axis, keepdims=bool(self.keepdims)), np.int64)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
@@ -156,7 +156,7 @@ class ArgMax(Op):
     @classmethod
     def read(cls, node: NodeView) -> Value:
         a = node.attributes
-        return apply(cls(a.get("axis", 0), a.get("keepdims", 1)), node.operands[0])  # type: ignore[no-any-return]
+        return apply(cls(a.get("axis", 0), a.get("keepdims", 1)), node.operands[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +170,7 @@ class Softmax(Op):
     def infer(self, *operands: TensorType) -> TensorType:
         return float_along(self.name, operands[0], self.axis)
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         (x,) = operands
         y = np.subtract(x, x.max(self.axis, keepdims=True, initial=-np.inf), out=out)
         np.exp(y, out=y)
@@ -196,11 +196,11 @@ class LogSoftmax(Op):
     def infer(self, *operands: TensorType) -> TensorType:
         return float_along(self.name, operands[0], self.axis)
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         (x,) = operands
         y = np.subtract(x, x.max(self.axis, keepdims=True, initial=-np.inf), out=out)
         total = np.exp(y).sum(self.axis, keepdims=True, **accumulator(y))
-        return np.subtract(y, np.log(total), out=y)  # type: ignore[no-any-return]
+        return np.subtract(y, np.log(total), out=y)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         return (cotangent - result.exp() * cotangent.sum(axis=self.axis, keepdims=True),)
@@ -235,4 +235,4 @@ def log_softmax(x: Any, axis: int = -1) -> Any:
 
 
 def argmax(x: Value, axis: int = -1) -> Value:
-    return apply(ArgMax(axis % x.rank), x)  # type: ignore[no-any-return]
+    return apply(ArgMax(axis % x.rank), x)

@@ -15,7 +15,7 @@ import numpy as np
 from lora_graph.ir import dims
 from lora_graph.ir.dims import Dim, Shape, SymbolicDim
 from lora_graph.ir.op import Lowering, NodeView, Op
-from lora_graph.ir.types import Array, TensorType, broadcast, meet, normalize_axis, show
+from lora_graph.ir.types import TensorType, broadcast, meet, normalize_axis, show
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops.base import unbroadcast
 from lora_graph.ops.elementwise import Cotangents
@@ -38,7 +38,7 @@ class Transpose(Op):
             raise ValueError(f"Transpose: perm must order the axes 0..{x.rank - 1} of {x}, got {self.perm}")
         return x.with_shape([x.shape[axis] for axis in self.perm])
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         return operands[0].transpose(self.perm)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
@@ -66,14 +66,14 @@ class Reshape(Op):
         """``x`` as ``shape``, where one -1 is inferred."""
         wanted = [d if d == -1 else dims.dim(d) for d in shape]
         if wanted.count(-1) > 1:
-            raise ValueError(f"Reshape: only one dimension can be -1, got {show(wanted)}")  # type: ignore[arg-type]
+            raise ValueError(f"Reshape: only one dimension can be -1, got {show(wanted)}")
         if -1 in wanted:
-            rest = dims.product([d for d in wanted if d != -1])  # type: ignore[misc]
+            rest = dims.product([d for d in wanted if d != -1])
             inferred = dims.exact_quotient(x.type.size, rest) if rest != 0 else None
             if inferred is None:
-                raise ValueError(f"Reshape: cannot infer -1 in {show(wanted)} for {x.type}")  # type: ignore[arg-type]
+                raise ValueError(f"Reshape: cannot infer -1 in {show(wanted)} for {x.type}")
             wanted[wanted.index(-1)] = inferred
-        return x if tuple(wanted) == x.shape else apply(cls(tuple(wanted)), x)  # type: ignore[arg-type, no-any-return]
+        return x if tuple(wanted) == x.shape else apply(cls(tuple(wanted)), x)
 
     def infer(self, *operands: TensorType) -> TensorType:
         (x,) = operands
@@ -83,7 +83,7 @@ class Reshape(Op):
             raise ValueError(f"Reshape: {x} has {x.size} elements, which {show(self.shape)} has not") from None
         return x.with_shape(self.shape)
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         return operands[0].reshape(self.shape)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
@@ -120,7 +120,7 @@ class Expand(Op):
         (x,) = operands
         return x.with_shape(broadcast(x.shape, self.shape, self.name))
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         return np.broadcast_to(operands[0], np.broadcast_shapes(operands[0].shape, self.shape))  # type: ignore[arg-type]
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
@@ -157,7 +157,7 @@ class Squeeze(Op):
         gone = {axis % x.rank for axis in self.axes}
         return x.with_shape([d for i, d in enumerate(x.shape) if i not in gone])
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         return operands[0].squeeze(self.axes)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
@@ -192,7 +192,7 @@ class Unsqueeze(Op):
         old = iter(x.shape)
         return x.with_shape([1 if i in new else next(old) for i in range(rank)])
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         return np.expand_dims(operands[0], self.axes)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
@@ -236,13 +236,14 @@ class Slice(Op):
             shape[at] = sliced_size(start, end, step, x.shape[at])
         return x.with_shape(shape)
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         (x,) = operands
         index = [slice(None)] * x.ndim
         for start, end, axis, step in zip(self.starts, self.ends, self.axes, self.steps, strict=True):
-            assert isinstance(start, int) and isinstance(end, int)
+            assert isinstance(start, int), start
+            assert isinstance(end, int), end
             index[axis] = slice(start, None if step < 0 and end < -x.shape[axis] else end, step)
-        return x[tuple(index)]  # type: ignore[no-any-return]
+        return x[tuple(index)]
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         (x,) = operands
@@ -263,7 +264,7 @@ class Slice(Op):
         if x is None or starts is None or ends is None:
             raise ValueError("Slice: the bounds have to be known or computed from dimensions")
         axes, steps = node.static(3), node.static(4)
-        return apply(  # type: ignore[no-any-return]
+        return apply(
             cls(
                 starts,
                 ends,
@@ -295,7 +296,7 @@ class Concat(Op):
 
     writes_out: ClassVar[bool] = True
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         return np.concatenate(operands, self.axis, out=out)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
@@ -325,13 +326,13 @@ class Pad(Op):
             raise ValueError(f"Pad: {x} takes {2 * x.rank} pads, got {len(self.pads)}")
         return x.with_shape([d + self.pads[i] + self.pads[i + x.rank] for i, d in enumerate(x.shape)])
 
-    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
         x = operands[0]
         widths = list(zip(self.pads[: x.ndim], self.pads[x.ndim :], strict=True))
-        cut = tuple(slice(max(0, -a), n - max(0, -b)) for (a, b), n in zip(widths, x.shape, strict=True))  # type: ignore[type-var, operator]
+        cut = tuple(slice(max(0, -a), n - max(0, -b)) for (a, b), n in zip(widths, x.shape, strict=True))  # type: ignore[type-var]
         kept = [(max(0, a), max(0, b)) for a, b in widths]  # type: ignore[type-var]
         if self.mode != "constant":
-            return np.pad(x[cut], kept, mode=self.mode)  # type: ignore[call-overload, no-any-return]
+            return np.pad(x[cut], kept, mode=self.mode)  # type: ignore[call-overload]
         value = operands[1] if len(operands) > 1 else 0
         return np.pad(x[cut], kept, constant_values=value)  # type: ignore[arg-type]
 
@@ -356,7 +357,7 @@ class Pad(Op):
                 full[axis], full[axis + x.rank] = pads[i], pads[i + len(axes)]
             pads = tuple(full)
         value = [v for v in node.operands[2:3] if v is not None]
-        return apply(cls(pads, node.attributes.get("mode", "constant")), x, *value)  # type: ignore[no-any-return]
+        return apply(cls(pads, node.attributes.get("mode", "constant")), x, *value)
 
 
 def transpose(x: Value, perm: Sequence[int] | None = None) -> Value:
@@ -374,34 +375,34 @@ def reshape(x: Value, shape: Sequence[int | str | SymbolicDim]) -> Value:
 
 def expand(x: Value, shape: Sequence[int | str | SymbolicDim]) -> Value:
     wanted = dims.shape_of(shape)
-    return x if x.shape == wanted else apply(Expand(wanted), x)  # type: ignore[no-any-return]
+    return x if x.shape == wanted else apply(Expand(wanted), x)
 
 
 def squeeze(x: Value, axes: int | Sequence[int]) -> Value:
     wanted = (axes,) if isinstance(axes, int) else tuple(axes)
-    return apply(Squeeze(wanted), x) if wanted else x  # type: ignore[no-any-return]
+    return apply(Squeeze(wanted), x) if wanted else x
 
 
 def unsqueeze(x: Value, axes: int | Sequence[int]) -> Value:
     wanted = (axes,) if isinstance(axes, int) else tuple(axes)
-    return apply(Unsqueeze(wanted), x) if wanted else x  # type: ignore[no-any-return]
+    return apply(Unsqueeze(wanted), x) if wanted else x
 
 
 def concat(parts: Sequence[Value], axis: int = -1) -> Value:
-    return apply(Concat(axis), *parts)  # type: ignore[no-any-return]
+    return apply(Concat(axis), *parts)
 
 
 def pad(x: Value, before: Sequence[Dim], after: Sequence[Dim]) -> Value:
     """``x`` with zeros around it; negative widths cut."""
     pads = (*before, *after)
-    return apply(Pad(pads), x) if any(p != 0 for p in pads) else x  # type: ignore[no-any-return]
+    return apply(Pad(pads), x) if any(p != 0 for p in pads) else x
 
 
 def slice_axis(x: Value, axis: int, start: Dim, end: Dim) -> Value:
     """``x[start:end]`` along one axis."""
     if start == 0 and end == x.shape[axis]:
         return x
-    return apply(Slice((start,), (end,), (axis,), (1,)), x)  # type: ignore[no-any-return]
+    return apply(Slice((start,), (end,), (axis,), (1,)), x)
 
 
 def inverse(perm: Sequence[int]) -> tuple[int, ...]:
@@ -430,7 +431,7 @@ def bound(index: Dim, size: Dim) -> Dim:
 
 def sliced_size(start: Dim, end: Dim, step: int, size: Dim) -> Dim:
     if all(isinstance(d, int) for d in (start, end, size)):
-        return len(range(*slice(start, None if step < 0 and end < -size else end, step).indices(size)))  # type: ignore[operator, type-var, arg-type]
+        return len(range(*slice(start, None if step < 0 and end < -size else end, step).indices(size)))  # type: ignore[operator, arg-type]
     if step < 0:
         if start == -1 and isinstance(end, int) and end < -(2**31):
             return (size + (-step - 1)) // -step
