@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 
@@ -67,6 +67,16 @@ class Op:
         if not abstract:
             OPS[cls.__name__] = cls
 
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """An op without attributes is one object, so that comparing it is comparing addresses."""
+        if attribute_names(cls):
+            return object.__new__(cls)
+        single = cls.__dict__.get("_single")
+        if single is None:
+            single = object.__new__(cls)
+            type.__setattr__(cls, "_single", single)
+        return single  # type: ignore[no-any-return]
+
     @property
     def name(self) -> str:
         return type(self).__name__
@@ -74,7 +84,7 @@ class Op:
     @cached_property
     def key(self) -> tuple[object, ...]:
         """What makes two ops the same: the class, and the types and bytes of all attributes."""
-        return (type(self), *(_freeze(getattr(self, field.name)) for field in fields(self)))
+        return (type(self), *[_freeze(getattr(self, name)) for name in attribute_names(type(self))])
 
     @cached_property
     def _hash(self) -> int:
@@ -84,7 +94,7 @@ class Op:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Op) and self.key == other.key)
+        return self is other or (type(other) is type(self) and self.key == other.key)  # type: ignore[attr-defined]
 
     def infer(self, *operands: Any) -> Type:
         """The type of the result; ValueError or TypeError naming the operands that do not fit."""
@@ -123,12 +133,16 @@ class Op:
         """The Value that an ONNX node of this name stands for."""
         from lora_graph.ir.value import apply
 
-        known = {field.name for field in fields(cls)}
-        attributes = {name: value for name, value in node.attributes.items() if name in known}
+        attributes = {name: value for name, value in node.attributes.items() if name in attribute_names(cls)}
         return apply(cls(**attributes), *(operand for operand in node.operands if operand is not None))
 
     def attributes(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: getattr(self, name) for name in attribute_names(type(self))}
+
+
+@cache
+def attribute_names(op: type[Op]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(op))
 
 
 def _freeze(attribute: Any) -> object:

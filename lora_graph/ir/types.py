@@ -41,7 +41,8 @@ class TensorType:
         return self.dtype.kind == "f" or self.dtype.name == "bfloat16"
 
     def with_shape(self, shape: Sequence[Dim]) -> TensorType:
-        return TensorType(self.dtype, tuple(shape))
+        new = tuple(shape)
+        return self if new == self.shape else TensorType(self.dtype, new)
 
     def with_dtype(self, dtype: npt.DTypeLike) -> TensorType:
         return TensorType(np.dtype(dtype), self.shape)
@@ -111,6 +112,8 @@ def meet(left: Dim, right: Dim, what: str) -> Dim:
 
 def broadcast(left: Shape, right: Shape, what: str) -> Shape:
     """NumPy's broadcasting of two shapes, where only a literal 1 stretches: a named dimension never does."""
+    if left == right or not right:
+        return left
     longer, shorter = (left, right) if len(left) >= len(right) else (right, left)
     padded = (1,) * (len(longer) - len(shorter)) + shorter
     try:
