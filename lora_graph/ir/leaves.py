@@ -87,8 +87,7 @@ class Dimension(Leaf):
         return tensor(np.int64)
 
     def lower(self, to: Lowering, *operands: str) -> str:
-        axes = to.constant(np.zeros(1, np.int64))
-        return to.node("Squeeze", [to.shape((self.size,)), axes])
+        return to.dimension(self.size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +116,9 @@ class Project(Op):
         if not isinstance(results, TupleType) or not 0 <= self.index < len(results.items):
             raise ValueError(f"cannot take result {self.index} of {results}")
         return results.items[self.index]
+
+    def lower(self, to: Lowering, *operands: str) -> str:
+        return to.result(operands[0], self.index)
 
 
 def input(label: str, dtype: npt.DTypeLike, shape: Sequence[int | str | SymbolicDim] = ()) -> Value:  # noqa: A001

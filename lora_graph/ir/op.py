@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from lora_graph.ir.dims import Shape, SymbolicDim
+from lora_graph.ir.dims import Dim, Shape, SymbolicDim
 from lora_graph.ir.types import Array, TensorType, Type
 
 if TYPE_CHECKING:
@@ -27,9 +27,20 @@ class Lowering(Protocol):
 
     def node(
         self, op_type: str, operands: Sequence[str], attributes: dict[str, Any] | None = None, *, results: int = 1
-    ) -> str: ...
-    def constant(self, value: Any, dtype: Any = None) -> str: ...
-    def shape(self, shape: Shape, *, may_infer: bool = False) -> str: ...
+    ) -> str:
+        """Emit a node and return the name of its (first) result."""
+
+    def result(self, first: str, index: int) -> str:
+        """The name of result ``index`` of the node whose first result is ``first``."""
+
+    def constant(self, value: Any, dtype: Any = None) -> str:
+        """The name of an initializer that holds ``value``; equal ones are shared."""
+
+    def shape(self, shape: Shape, *, may_infer: bool = False) -> str:
+        """An int64 vector of dimensions; with ``may_infer`` it may hold a -1 that follows from the operand's size."""
+
+    def dimension(self, size: Dim) -> str:
+        """An int64 scalar."""
 
 
 class NodeView(Protocol):
@@ -39,8 +50,14 @@ class NodeView(Protocol):
     attributes: dict[str, Any]
     operands: list[Value | None]
 
-    def static(self, index: int) -> Array | None: ...
-    def static_shape(self, index: int) -> Shape | None: ...
+    def static(self, index: int) -> Array | None:
+        """Operand ``index`` as an array, where it is known before the model runs."""
+
+    def static_shape(self, index: int) -> Shape | None:
+        """Operand ``index`` as dimensions, where it is known or computed from shapes."""
+
+    def dtype(self, attribute: str) -> np.dtype[Any]:
+        """The element type that ``attribute`` names."""
 
 
 @dataclass(frozen=True, eq=False)

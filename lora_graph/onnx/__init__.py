@@ -1,0 +1,32 @@
+"""ONNX: graphs to models, models to graphs, and models run by ONNX Runtime.
+
+This package alone imports onnx, onnx_ir and onnxruntime, and only once one of its names is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lora_graph.onnx.exporter import lower
+    from lora_graph.onnx.importer import Imported, read_model
+    from lora_graph.onnx.session import Session
+    from lora_graph.onnx.store import export_model, save_model
+
+__all__ = ["Imported", "Session", "export_model", "lower", "read_model", "save_model"]
+
+_HOMES = {
+    "Imported": "importer",
+    "Session": "session",
+    "export_model": "store",
+    "lower": "exporter",
+    "read_model": "importer",
+    "save_model": "store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

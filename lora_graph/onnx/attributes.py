@@ -1,0 +1,77 @@
+"""Attributes of nodes: from the fields of an op to ONNX and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+EXACT = "lora_graph.exact."
+
+
+def lowered_attributes(attributes: Mapping[str, Any]) -> tuple[list[ir.Attr], dict[str, str]]:
+    """``attributes`` as ONNX's, and node metadata with the numbers that float32 does not give back; None is left out."""
+    written = [_lowered(name, value) for name, value in attributes.items() if value is not None]
+    exact = {
+        EXACT + name: repr(value)
+        for name, value in attributes.items()
+        if isinstance(value, float) and value == value and shortest(np.float32(value)) != value
+    }
+    return written, exact
+
+
+def _lowered(name: str, value: Any) -> ir.Attr:
+    match value:
+        case bool() | int():
+            return ir.AttrInt64(name, int(value))
+        case float():
+            return ir.AttrFloat32(name, value)
+        case str():
+            return ir.AttrString(name, value)
+        case np.dtype():
+            return ir.AttrInt64(name, int(ir.DataType.from_numpy(value)))
+        case tuple() if any(isinstance(item, float) for item in value):
+            return ir.AttrFloat32s(name, value)
+        case tuple() if value and all(isinstance(item, str) for item in value):
+            return ir.AttrStrings(name, value)
+        case tuple() if all(isinstance(item, int) for item in value):
+            return ir.AttrInt64s(name, value)
+        case np.ndarray():
+            return ir.AttrTensor(name, ir.Tensor(value))
+    raise TypeError(f"attribute {name} cannot be written to ONNX: {value!r}")
+
+
+def read_attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """The attributes of ``node`` as Python numbers, strings, tuples and protos.
+
+    A float is the shortest decimal number that rounds to it in float32, or the number that was exported.
+    """
+    exact = {prop.key[len(EXACT) :]: prop.value for prop in node.metadata_props if prop.key.startswith(EXACT)}
+    read = {}
+    for attribute in node.attribute:
+        value = onnx.helper.get_attribute_value(attribute)
+        if attribute.type == onnx.AttributeProto.FLOAT:
+            value = _exact(exact.get(attribute.name), value)
+        elif attribute.type == onnx.AttributeProto.FLOATS:
+            value = tuple(map(shortest, value))
+        elif attribute.type == onnx.AttributeProto.STRING:
+            value = value.decode()
+        elif attribute.type == onnx.AttributeProto.STRINGS:
+            value = tuple(item.decode() for item in value)
+        elif attribute.type == onnx.AttributeProto.INTS:
+            value = tuple(value)
+        read[attribute.name] = value
+    return read
+
+
+def _exact(noted: str | None, value: float) -> float:
+    if noted is not None and np.float32(float(noted)) == np.float32(value):
+        return float(noted)
+    return shortest(value)
+
+
+def shortest(value: float) -> float:
+    return float(str(np.float32(value)))
