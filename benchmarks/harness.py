@@ -1,0 +1,214 @@
+"""Fair comparisons: contenders run in their own processes, one thread each, in alternating rounds.
+
+A benchmark is a module with two ways to be called. As ``--worker NAME`` it runs one contender and ends with
+``report(...)``; without, it calls ``alternate`` to start the workers and ``compare`` to sum up. Only the standard
+library is imported here, so that a worker may be any interpreter.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+MIB = 2**20
+
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One side of a comparison: its name, the packages it needs and the interpreter that has them."""
+
+    name: str
+    needs: tuple[str, ...] = ()
+    python: str = sys.executable
+
+
+class MissingPackageError(Exception):
+    """A contender cannot run here; the message says why."""
+
+
+class Stopwatch:
+    """Seconds of each call to ``step``, after ``baseline`` has noted the memory that imports alone take."""
+
+    def __init__(self) -> None:
+        self.baseline = peak_memory()
+
+    def time(self, step: Callable[[], object], repeat: int) -> list[float]:
+        seconds = []
+        for _ in range(repeat):
+            started = time.perf_counter()
+            step()
+            seconds.append(time.perf_counter() - started)
+        return seconds
+
+    def memory(self) -> Report:
+        peak = peak_memory()
+        return {"peak_mib": peak / MIB, "peak_above_imports_mib": (peak - self.baseline) / MIB}
+
+
+def peak_memory() -> int:
+    """The largest resident set this process has had, in bytes."""
+    if sys.platform == "linux":  # where ru_maxrss starts from the peak of the process that started this one
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def report(contender: Contender, **results: Any) -> None:
+    """The last line a worker prints: its results and the versions they were measured with."""
+    versions = {"python": platform.python_version()}
+    versions |= {name: importlib.metadata.version(name) for name in contender.needs}
+    print(json.dumps({"versions": versions, **results}))
+
+
+def run_worker(module: str, contender: Contender, arguments: Sequence[object], threads: int = 1) -> Report:
+    """What ``python -m module --worker NAME arguments`` reports.
+
+    MissingPackageError where it lacks a package, RuntimeError with the end of its error output where it fails.
+    """
+    environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
+    command = [contender.python, "-m", module, "--worker", contender.name, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{contender.name} failed with exit code {done.returncode}:\n{done.stderr[-2000:]}")
+    result: Report = json.loads(done.stdout.splitlines()[-1])
+    if "missing" in result:
+        raise MissingPackageError(f"{', '.join(result['missing'])} not installed for {Path(contender.python).name}")
+    return result
+
+
+def require(contender: Contender) -> None:
+    """Ends a worker, with the reason as its report, where a package that it needs is not installed."""
+    missing = [name for name in contender.needs if importlib.util.find_spec(name) is None]
+    if missing:
+        print(json.dumps({"missing": missing}))
+        raise SystemExit(0)
+
+
+def available(
+    contenders: Iterable[Contender], try_out: Callable[[Contender], Report]
+) -> tuple[dict[Contender, Report], dict[str, str]]:
+    """A first report of each contender that can run here, and why the others cannot."""
+    reports: dict[Contender, Report] = {}
+    skipped: dict[str, str] = {}
+    for contender in contenders:
+        try:
+            reports[contender] = try_out(contender)
+        except MissingPackageError as reason:
+            skipped[contender.name] = str(reason)
+            print(f"skipped {contender.name}: {reason}", flush=True)
+    return reports, skipped
+
+
+def alternate(
+    contenders: Iterable[Contender], measure: Callable[[Contender], Report], rounds: int
+) -> dict[str, list[Report]]:
+    """Reports of ``rounds`` rounds, in each of which every contender runs once; every other round in reverse order."""
+    order = list(contenders)
+    reports: dict[str, list[Report]] = {contender.name: [] for contender in order}
+    for index in range(rounds):
+        for contender in order if index % 2 == 0 else reversed(order):
+            reports[contender.name].append(measure(contender))
+            print(f"round {index + 1}/{rounds}: {contender.name}", file=sys.stderr, flush=True)
+    return reports
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of what several rounds gave, with the smallest and the largest."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, numbers: Sequence[float]) -> Spread:
+        return cls(median(numbers), min(numbers), max(numbers))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender: milliseconds a call, time relative to the reference in the same round, and peak memory."""
+
+    name: str
+    milliseconds: Spread
+    ratio: Spread
+    peak_mib: float
+    peak_above_imports_mib: float
+
+
+def round_medians(reports: Mapping[str, Sequence[Report]]) -> dict[str, list[float]]:
+    """The median of the ``seconds`` of each round, in milliseconds."""
+    return {name: [median(report["seconds"]) * 1e3 for report in rounds] for name, rounds in reports.items()}
+
+
+def compare(reports: Mapping[str, Sequence[Report]], reference: str) -> list[Row]:
+    """A row per contender; a ratio is that of the two medians of one round."""
+    medians = round_medians(reports)
+    return [
+        Row(
+            name,
+            Spread.of(medians[name]),
+            Spread.of([a / b for a, b in zip(medians[name], medians[reference], strict=True)]),
+            median(report["peak_mib"] for report in rounds),
+            median(report["peak_above_imports_mib"] for report in rounds),
+        )
+        for name, rounds in reports.items()
+    ]
+
+
+def table(rows: Sequence[Row], reference: str) -> str:
+    """The rows as a Markdown table."""
+    head = ["contender", "ms", "min..max", f"time / {reference}", "min..max", "peak RSS MiB", "above imports MiB"]
+    cells = [
+        [
+            row.name,
+            f"{row.milliseconds.median:.2f}",
+            f"{row.milliseconds.low:.2f}..{row.milliseconds.high:.2f}",
+            f"{row.ratio.median:.2f}",
+            f"{row.ratio.low:.2f}..{row.ratio.high:.2f}",
+            f"{row.peak_mib:.0f}",
+            f"{row.peak_above_imports_mib:.0f}",
+        ]
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    lines = [head, ["-" * width for width in widths], *cells]
+    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
+
+
+def machine() -> dict[str, Any]:
+    """The processor, its cores and the operating system the measurements were made on."""
+    return {"cpu": cpu_model(), "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
+
+
+def cpu_model() -> str:
+    if sys.platform == "darwin":
+        return subprocess.check_output(["sysctl", "-n", "machdep.cpu.brand_string"], text=True).strip()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def save(name: str, **payload: Any) -> Path:
+    """Writes ``results/NAME.json``: the payload (dataclasses as dicts), the machine and the day."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    content = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), **payload}
+    path.write_text(json.dumps(content, indent=1, default=asdict) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,98 @@
+"""The time and memory of one training step of an MLP 768 → 3072 → 768 with LoRA of rank 8 on both layers.
+
+    python -m benchmarks.step --torch-python PATH
+
+Contenders first run a few steps untimed; where their losses differ by more than 1e-4 nothing is measured. Memory is
+the largest resident set of the process, as a whole and above what it was once the packages were imported (which for
+PyTorch still includes the modules that it loads on first use).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from benchmarks import harness, mlp
+
+AGREEMENT = 1e-4
+"""Largest relative difference between the losses of two contenders."""
+REFERENCE = "numpy"
+
+
+def work(name: str, batch: int, warmup: int, steps: int) -> None:
+    """One contender in this process: the losses of the warm-up, the seconds of each step, the memory taken."""
+    contender = mlp.contenders(sys.executable, sys.executable)[name]
+    harness.require(contender)
+    for package in contender.needs:
+        __import__(package)
+    stopwatch = harness.Stopwatch()
+    problem = mlp.Problem(batch)
+    step = mlp.STEPS[name](problem)
+    x, t = problem.data()
+    losses = [step(x, t) for _ in range(warmup)]
+    seconds = stopwatch.time(lambda: step(x, t), steps)
+    harness.report(contender, losses=losses, seconds=seconds, **stopwatch.memory())
+
+
+def check_agreement(losses: dict[str, list[float]]) -> float:
+    """The largest relative difference to the first contender's losses; RuntimeError if it is too large."""
+    (first, expected), *others = losses.items()
+    worst = 0.0
+    for name, found in others:
+        for a, b in zip(found, expected, strict=True):
+            difference = abs(a - b) / abs(b)
+            if not difference <= AGREEMENT:  # as it is for NaN, too
+                raise RuntimeError(f"losses of {name} and {first} differ, {a} against {b}: not comparable")
+            worst = max(worst, difference)
+    return worst
+
+
+def measure(chosen: list[harness.Contender], batch: int, options: argparse.Namespace) -> dict[str, object]:
+    """One batch size: agreement first, then the rounds; prints a table and returns what there is to keep."""
+
+    def run(contender: harness.Contender, steps: int) -> harness.Report:
+        arguments = ["--batch", batch, "--warmup", options.warmup, "--steps", steps]
+        return harness.run_worker("benchmarks.step", contender, arguments)
+
+    firsts, skipped = harness.available(chosen, lambda contender: run(contender, 0))
+    difference = check_agreement({contender.name: report["losses"] for contender, report in firsts.items()})
+    reports = harness.alternate(firsts, lambda contender: run(contender, options.steps), options.rounds)
+    reference = REFERENCE if REFERENCE in reports else next(iter(reports))
+    rows = harness.compare(reports, reference)
+    print(f"\nbatch {batch}, losses agree within {difference:.0e}\n\n{harness.table(rows, reference)}\n", flush=True)
+    return {
+        "batch": batch,
+        "loss_difference": difference,
+        "skipped": skipped,
+        "versions": {contender.name: report["versions"] for contender, report in firsts.items()},
+        "rows": rows,
+        "round_medians_ms": harness.round_medians(reports),
+    }
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, nargs="+", default=[64, 512], help="batch sizes (64 and 512)")
+    parser.add_argument("--contenders", nargs="+", choices=mlp.STEPS, default=list(mlp.STEPS), help="which to run")
+    parser.add_argument("--rounds", type=int, default=7, help="processes per contender (7)")
+    parser.add_argument("--steps", type=int, default=30, help="timed steps per process (30)")
+    parser.add_argument("--warmup", type=int, default=10, help="untimed steps before them (10)")
+    parser.add_argument("--torch-python", default=sys.executable, help="an interpreter that has PyTorch")
+    parser.add_argument("--worker", choices=mlp.STEPS, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    chosen = options()
+    if chosen.worker:
+        work(chosen.worker, chosen.batch[0], chosen.warmup, chosen.steps)
+        return
+    machine = harness.machine()
+    print(f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; one thread per contender", flush=True)
+    every = mlp.contenders(sys.executable, chosen.torch_python)
+    results = [measure([every[name] for name in chosen.contenders], batch, chosen) for batch in chosen.batch]
+    print(f"kept in {harness.save('step', threads=1, results=results).relative_to(harness.ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
