@@ -1,0 +1,155 @@
+"""A graph for one binding of its named dimensions: its Values numbered, with int shapes and the memory they live in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+import numpy as np
+
+from lora_graph.interpret.reference import bound, bound_type
+from lora_graph.ir.graph import Graph
+from lora_graph.ir.leaves import Input, Parameter, Project
+from lora_graph.ir.op import Op
+from lora_graph.ir.types import Array, TensorType, TupleType
+from lora_graph.ir.value import Value, topological
+from lora_graph.ops.base import Elementwise
+from lora_graph.ops.shape import Reshape
+
+
+class Kind(Enum):
+    """Where the array of a node comes from."""
+
+    GIVEN = auto()  # the caller: an input, or a parameter that is not fixed
+    HELD = auto()  # computed before the run from constants and fixed parameters
+    PLANNED = auto()  # its op writes it to memory that the plan chose
+    FRESH = auto()  # its op returns it
+    VIEW = auto()  # another view of its first operand's memory, or one of its results
+
+
+@dataclass(slots=True)
+class Node:
+    """One Value: ``operands`` and ``root``, the node whose memory it is a view of, are positions in the list."""
+
+    value: Value
+    op: Op
+    kind: Kind
+    type: TensorType | TupleType
+    operands: tuple[int, ...]
+    root: int
+    contiguous: bool
+    """Whether the array is known to lie in row-major order without gaps."""
+
+    @property
+    def tensor(self) -> TensorType:
+        assert isinstance(self.type, TensorType)
+        return self.type
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape  # type: ignore[return-value]
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.tensor.dtype.itemsize
+
+    @property
+    def grain(self) -> tuple[int, ...] | None:
+        """The shape that element-wise neighbours have to share to run together; None for other ops."""
+        return self.shape if self.kind is Kind.PLANNED and self.op.elementwise else None
+
+
+@dataclass(frozen=True)
+class NodeList:
+    """The nodes that some output needs, operands first, and the outputs' positions by name."""
+
+    nodes: list[Node]
+    outputs: dict[str, int]
+
+
+def number(graph: Graph, held: Collection[Value], sizes: Mapping[str, int]) -> NodeList:
+    """``graph`` with the sizes put in; what lies behind ``held`` is left out, and so is dead code.
+
+    Outputs that need little come first in the order, so that the update of a layer's parameters directly follows
+    their gradient rather than waiting for the end of the backward pass.
+    """
+    order = _needed(topological(sorted(graph.outputs.values(), key=_depths(graph).__getitem__)), graph, held)
+    at: dict[Value, int] = {}
+    nodes: list[Node] = []
+    for value in order:
+        at[value] = len(nodes)
+        operands = () if value in held else tuple(at[operand] for operand in value.operands)
+        nodes.append(_node(value, operands, nodes, value in held, sizes))
+    return NodeList(nodes, {name: at[value] for name, value in graph.outputs.items()})
+
+
+def kernel(node: Node) -> Callable[..., Any]:
+    """The function that computes the node's array from its operands' arrays; it takes ``out=`` where PLANNED."""
+    if isinstance(node.op, Reshape) and node.kind is Kind.PLANNED:
+        return copy_rows
+    if isinstance(node.op, Elementwise) and type(node.op).evaluate is Elementwise.evaluate:
+        return type(node.op).ufunc  # type: ignore[no-any-return]
+    if isinstance(node.op, Project):
+        return _Pick(node.op.index)
+    return node.op.evaluate
+
+
+def copy_rows(x: Array, out: Array) -> None:
+    """The elements of ``x`` in row-major order, for a Reshape of memory that is in another order."""
+    np.copyto(out.reshape(x.shape), x)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pick:
+    index: int
+
+    def __call__(self, results: tuple[Array, ...]) -> Array:
+        return results[self.index]
+
+
+def _depths(graph: Graph) -> dict[Value, int]:
+    depth: dict[Value, int] = {}
+    for value in graph.values:
+        depth[value] = 1 + max((depth[operand] for operand in value.operands), default=0)
+    return depth
+
+
+def _needed(order: list[Value], graph: Graph, held: Collection[Value]) -> list[Value]:
+    needed = set(graph.outputs.values())
+    for value in reversed(order):
+        if value in needed and value not in held:
+            needed.update(value.operands)
+    return [value for value in order if value in needed]
+
+
+def _node(value: Value, operands: tuple[int, ...], nodes: list[Node], is_held: bool, sizes: Mapping[str, int]) -> Node:
+    op, kind_of = bound(value.op, sizes), value.result_type
+    type_ = bound_type(kind_of, sizes) if isinstance(kind_of, TensorType) else kind_of
+    here = len(nodes)
+    if is_held:
+        return Node(value, op, Kind.HELD, type_, operands, here, False)
+    if isinstance(op, Input | Parameter):
+        return Node(value, op, Kind.GIVEN, type_, operands, here, False)
+    if isinstance(op, Project):
+        return Node(value, op, Kind.VIEW, type_, operands, nodes[operands[0]].root, False)
+    if op.view and isinstance(type_, TensorType):
+        return _view(value, op, type_, operands, nodes)
+    kind = Kind.PLANNED if op.writes_out and isinstance(type_, TensorType) else Kind.FRESH
+    return Node(value, op, kind, type_, operands, here, kind is Kind.PLANNED)
+
+
+def _view(value: Value, op: Op, type_: TensorType, operands: tuple[int, ...], nodes: list[Node]) -> Node:
+    source = nodes[operands[0]]
+    is_planned = nodes[source.root].kind is Kind.PLANNED
+    if isinstance(op, Reshape) and is_planned and not source.contiguous:
+        return Node(value, op, Kind.PLANNED, type_, operands, len(nodes), True)
+    contiguous = source.contiguous and (isinstance(op, Reshape) or _keeps_order(op, source.tensor, type_))
+    return Node(value, op, Kind.VIEW, type_, operands, source.root, contiguous)
+
+
+def _keeps_order(op: Op, source: TensorType, result: TensorType) -> bool:
+    """Whether a view of row-major memory is row-major itself, asked of NumPy on memory that is never touched."""
+    scratch = np.empty(source.shape, source.dtype)  # type: ignore[type-var]
+    return bool(op.evaluate(scratch).flags.c_contiguous) and source.size == result.size
