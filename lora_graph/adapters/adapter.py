@@ -1,0 +1,186 @@
+"""The base class of adapters: a frozen layer, and branches that change what it computes."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+
+from lora_graph import checks
+from lora_graph.adapters.merging import merged_layer
+from lora_graph.adapters.site import Site, inject, is_affine, output_site, weight_sites
+from lora_graph.errors import MergeError
+from lora_graph.ir.value import Value
+from lora_graph.layers.layer import Layer
+from lora_graph.layers.trace import Context
+
+FAMILIES: dict[str, type[Adapter]] = {}
+"""Every adapter class by the name of its family."""
+
+
+class Adapter(Layer):
+    """y = base(x) + delta(x), or with ``site="weight"`` the delta inside the layer, beside each linear weight.
+
+    A family is a subclass with two methods: ``create_branch`` makes the layer that holds the parameters beside one
+    weight, ``delta`` says what it adds. Everything else (training, merging, export) follows from the graph.
+
+    ``alpha`` negative means the rank. ``freeze_base_layer`` holds the base fixed; the base itself, its mode and its
+    freezing, is never touched, so two adapters can share it. A frozen base runs in evaluation mode.
+    """
+
+    family: ClassVar[str] = ""
+    branch: ClassVar[str] = "lora"
+
+    def __init_subclass__(cls) -> None:
+        if cls.family:
+            FAMILIES[cls.family] = cls
+
+    def __init__(
+        self,
+        base_layer: Layer,
+        rank: int,
+        alpha: float = -1,
+        freeze_base_layer: bool = True,
+        *,
+        site: str = "output",
+        rng: checks.Seed = None,
+    ):
+        if not isinstance(base_layer, Layer):
+            raise TypeError(f"base_layer must be a Layer, got {base_layer!r}")
+        if not isinstance(freeze_base_layer, bool | np.bool_):
+            raise TypeError(f"freeze_base_layer must be a bool, got {freeze_base_layer!r}")
+        self._rank = checks.integer("rank", rank, 1)
+        self._alpha = checks.scale("alpha", alpha, self._rank)
+        self.site = checks.choice("site", site, ("output", "weight"))
+        sites = [output_site(base_layer)] if site == "output" else weight_sites(base_layer)
+        if not sites:
+            raise ValueError(f"site='weight': {base_layer.layer_name} multiplies by no weight; use site='output'")
+        super().__init__(
+            input_shape=base_layer.input_shape, output_shape=base_layer.output_shape, dtype=base_layer.dtype, rng=rng
+        )
+        self._freeze_base = bool(freeze_base_layer)
+        self.add_child("base", base_layer)
+        self._sites: dict[str, Site] = dict(zip(_names(self.branch, sites), sites, strict=True))
+        for name, place in self._sites.items():
+            self.add_child(name, self.create_branch(name, place.in_features, place.out_features))
+        if site == "output" and not is_affine(base_layer.to_graph()) and weight_sites(base_layer):
+            warnings.warn(
+                f"an adapter beside {base_layer.layer_name} adds to what comes after its nonlinearity and cannot be "
+                "merged exactly; site='weight' can",
+                stacklevel=2,
+            )
+
+    # -- what a family defines ------------------------------------------------------------------------------------
+
+    def create_branch(self, name: str, in_features: int, out_features: int) -> Layer:
+        """The layer that holds the adapter's parameters beside one weight ``[in_features, out_features]``."""
+        raise NotImplementedError(f"{type(self).__name__} must implement create_branch")
+
+    def delta(self, ctx: Context, name: str, branch: Layer, h: Value) -> Value:
+        """What the branch ``name`` adds for the input ``h`` of its weight."""
+        raise NotImplementedError(f"{type(self).__name__} must implement delta")
+
+    # -- properties -----------------------------------------------------------------------------------------------
+
+    @property
+    def base_layer(self) -> Layer:
+        return self._children["base"]
+
+    @property
+    def branches(self) -> dict[str, Layer]:
+        return {name: self._children[name] for name in self._sites}
+
+    @property
+    def lora_layer(self) -> Layer | tuple[Layer, ...] | None:
+        """The low-rank layer; a tuple of them where the base has several weights."""
+        found = tuple(self.branches.values())
+        return found[0] if len(found) == 1 else found
+
+    @property
+    def is_base_layer_frozen(self) -> bool:
+        return self._freeze_base
+
+    @property
+    def rank(self) -> int:
+        return self._rank
+
+    @property
+    def alpha(self) -> float:
+        return self._alpha
+
+    @property
+    def scaling(self) -> float:
+        return self._alpha / self._rank
+
+    # -- how it stands to its base --------------------------------------------------------------------------------
+
+    def _freezes(self, child: str) -> bool:
+        return self._frozen or (child == "base" and self._freeze_base)
+
+    def _mode_of(self, child: str, training: bool | None) -> bool | None:
+        if child != "base":
+            return training
+        mode = self._training if training is None else training
+        return mode and not self._freezes("base")
+
+    def _owns_mode(self, child: str) -> bool:
+        return child == "base"
+
+    def build(self, ctx: Context, x: Value) -> Value:
+        y = ctx.call(self.base_layer, x)
+        deltas = {name: partial(self.delta, ctx, name, branch) for name, branch in self.branches.items()}
+        if self.site == "output":
+            ((_, delta),) = deltas.items()
+            return y + delta(x)
+        weights = {}
+        for name, place in self._sites.items():
+            assert place.owner is not None
+            weights[ctx.of(place.owner).param(place.weight)] = deltas[name]
+        return inject(ctx, y, weights)
+
+    def merge_to_original_layer(self, *, allow_inexact: bool = False) -> Layer:
+        """A new layer of the base's class that computes what this adapter computes in evaluation.
+
+        MergeError where the base has no linear weight, or where the delta comes after its nonlinearity;
+        ``allow_inexact`` then adds the delta to the weight all the same.
+        """
+        if self.site == "weight" or is_affine(self.base_layer.to_graph()):
+            return merged_layer(self, self.base_layer)
+        inside = weight_sites(self.base_layer)
+        (outside,) = self._sites.values()
+        if len(inside) != 1 or (inside[0].in_features, inside[0].out_features) != (
+            outside.in_features,
+            outside.out_features,
+        ):
+            raise MergeError(f"{self.base_layer.layer_name} has no linear weight that the delta could go into")
+        if not allow_inexact:
+            raise MergeError(
+                f"the delta is added after the nonlinearity of {self.base_layer.layer_name}, so no weight can stand for "
+                "it; build the adapter with site='weight', or pass allow_inexact=True"
+            )
+        twin = copy.copy(self)
+        twin.site, twin._sites = "weight", dict.fromkeys(self._sites, inside[0])
+        return merged_layer(twin, self.base_layer)
+
+    def get_diagnostics(self) -> dict[str, str]:
+        return {
+            **super().get_diagnostics(),
+            "family": self.family,
+            "base_layer": type(self.base_layer).__name__,
+            "base_frozen": str(self._freeze_base),
+            "site": self.site,
+            "rank": str(self.rank),
+            "alpha": f"{self.alpha:g}",
+            "scaling": f"{self.scaling:g}",
+            **{key: value for key, value in self.base_layer.get_diagnostics().items() if key == "activation"},
+        }
+
+
+def _names(branch: str, sites: list[Site]) -> list[str]:
+    """``lora`` for a single branch; ``lora_ih``, ``lora_hh`` … after the weights where there are several."""
+    if len(sites) == 1:
+        return [branch]
+    return [f"{branch}_{site.label.replace('.', '_').removeprefix('weight_')}" for site in sites]

@@ -1,0 +1,136 @@
+"""LoRA: a low-rank pair beside a weight (Hu et al., 2021, arXiv:2106.09685)."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from lora_graph import checks
+from lora_graph.adapters.adapter import Adapter
+from lora_graph.errors import MergeError
+from lora_graph.ir.types import Array
+from lora_graph.ir.value import Value
+from lora_graph.layers.dense import Activation, activation_of
+from lora_graph.layers.layer import Layer
+from lora_graph.layers.trace import Context
+
+
+class LoRALayer(Layer):
+    """y = act(s · (x A) B) with A ``[input_size, rank]``, B ``[rank, output_size]`` and s = alpha / rank.
+
+    A ~ N(0, 1/rank) (``init="gaussian"``) or Kaiming-uniform, U(-a, a) with a = 1/√input_size (``init="kaiming"``);
+    B = 0, so the layer starts as zero. A negative ``alpha`` means the rank.
+
+    Raises ValueError unless 1 ≤ rank < min(input_size, output_size).
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        rank: int,
+        alpha: float = -1,
+        activation: Activation = None,
+        *,
+        init: str = "gaussian",
+        dtype: npt.DTypeLike = np.float32,
+        rng: checks.Seed = None,
+        layer_name: str | None = None,
+    ):
+        inner = checks.integer("input_size", input_size, 1)
+        outer = checks.integer("output_size", output_size, 1)
+        self._rank = checks.integer("rank", rank)
+        if not 1 <= self._rank < min(inner, outer):
+            raise ValueError(f"rank must be in 1..{min(inner, outer) - 1} for {inner} -> {outer}, got {rank}")
+        checks.choice("init", init, ("gaussian", "kaiming"))
+        self._set_up(inner, outer, alpha, activation, dtype, rng, layer_name)
+        shape = (inner, self._rank)
+        if init == "gaussian":
+            a = self.rng.normal(0.0, math.sqrt(1 / self._rank), shape)
+        else:
+            a = self.rng.uniform(-math.sqrt(1 / inner), math.sqrt(1 / inner), shape)
+        self.add_parameter("A", a)
+        self.add_parameter("B", np.zeros((self._rank, outer)))
+
+    def _set_up(
+        self,
+        inner: int,
+        outer: int,
+        alpha: float,
+        activation: Activation,
+        dtype: npt.DTypeLike,
+        rng: checks.Seed,
+        layer_name: str | None,
+    ) -> None:
+        self._alpha = checks.scale("alpha", alpha, self._rank)
+        self.activation, self._activate = activation_of(activation)
+        super().__init__(input_shape=(inner,), output_shape=(outer,), dtype=dtype, rng=rng, layer_name=layer_name)
+
+    @classmethod
+    def from_matrices(cls, A: npt.ArrayLike, B: npt.ArrayLike, alpha: float = -1) -> Self:
+        """A layer with these matrices, of any rank and in their dtype (anything but float64 becomes float32)."""
+        a, b = np.asarray(A), np.asarray(B)
+        if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0] or 0 in (*a.shape, *b.shape):
+            raise ValueError(f"A [in, rank] and B [rank, out] must share a rank, got {a.shape} and {b.shape}")
+        dtype = np.result_type(a, b)
+        layer = cls.__new__(cls)
+        layer._rank = a.shape[1]
+        kept = np.float64 if dtype == np.float64 else np.float32
+        layer._set_up(a.shape[0], b.shape[1], alpha, None, kept, None, None)
+        layer.add_parameter("A", checks.numeric("A", a, np.dtype(kept)))
+        layer.add_parameter("B", checks.numeric("B", b, np.dtype(kept)))
+        return layer
+
+    @property
+    def rank(self) -> int:
+        return self._rank
+
+    @property
+    def alpha(self) -> float:
+        return self._alpha
+
+    @property
+    def scaling(self) -> float:
+        """s = alpha / rank."""
+        return self._alpha / self._rank
+
+    def build(self, ctx: Context, x: Value) -> Value:
+        y: Value = self._activate((x @ ctx.param("A")) @ ctx.param("B") * self.scaling)
+        return y
+
+    def get_matrix_a(self) -> Array:
+        return self.get_parameter("A")
+
+    def get_matrix_b(self) -> Array:
+        return self.get_parameter("B")
+
+    def merge_weights(self) -> Array:
+        """The weight change s · A B ``[in, out]``; MergeError with a nonlinear activation."""
+        if self.activation != "identity":
+            raise MergeError(f"{self.layer_name} ends in {self.activation}: it is no product with one matrix")
+        product: Array = self.dtype.type(self.scaling) * (self.slot("A").array @ self.slot("B").array)
+        return product
+
+    def get_diagnostics(self) -> dict[str, str]:
+        return {
+            **super().get_diagnostics(),
+            "activation": self.activation,
+            "rank": str(self.rank),
+            "alpha": f"{self.alpha:g}",
+            "scaling": f"{self.scaling:g}",
+        }
+
+
+class StandardLoRAAdapter(Adapter):
+    """y = base(x) + s · (x A) B, or with ``site="weight"`` the same inside the layer: act(x (W + s A B) + b)."""
+
+    family = "lora"
+
+    def create_branch(self, name: str, in_features: int, out_features: int) -> Layer:
+        return LoRALayer(in_features, out_features, self.rank, self.alpha, dtype=self.dtype, rng=self.rng)
+
+    def delta(self, ctx: Context, name: str, branch: Layer, h: Value) -> Value:
+        return ctx.call(branch, h)

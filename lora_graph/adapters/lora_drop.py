@@ -1,0 +1,76 @@
+"""Dropout on the output of a LoRA branch (Srivastava et al., 2014, applied to Hu et al., 2021)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lora_graph import checks
+from lora_graph.adapters.adapter import Adapter
+from lora_graph.adapters.lora import LoRALayer
+from lora_graph.ir.types import Array, TensorType
+from lora_graph.ir.value import Value
+from lora_graph.layers.layer import Layer
+from lora_graph.layers.trace import Context
+
+
+class LoRADropAdapter(Adapter):
+    """y = base(x) + m ⊙ s · (x A) B, where in training each m is 0 with probability p, else 1 / (1 - p).
+
+    One mask per output feature, shared by the batch, or one per element with ``mask="element"`` (site "output" only).
+    In evaluation the delta is multiplied by 1 - p, as documented for this class. That compensates twice: the mask's
+    1 / (1 - p) already keeps the expectation. ``inference_scaling="none"`` leaves the delta as it is, which preserves
+    the expectation. Merging and export use the same factor as evaluation.
+
+    This is dropout *on* LoRA, not the pruning method published under the name LoRA-drop (Zhou et al., 2024).
+    Starts in training mode. ``seed`` draws the masks, and A when no ``rng`` is given. 0 ≤ ``dropout_rate`` < 1.
+    """
+
+    family = "lora_drop"
+
+    def __init__(
+        self,
+        base_layer: Layer,
+        rank: int,
+        dropout_rate: float,
+        alpha: float = -1,
+        freeze_base_layer: bool = True,
+        seed: int | None = None,
+        *,
+        inference_scaling: str = "documented",
+        mask: str = "feature",
+        site: str = "output",
+        rng: checks.Seed = None,
+    ):
+        self.dropout_rate = checks.number("dropout_rate", dropout_rate)
+        if not 0 <= self.dropout_rate < 1:
+            raise ValueError(f"dropout_rate must be in [0, 1), got {dropout_rate}")
+        self.inference_scaling = checks.choice("inference_scaling", inference_scaling, ("documented", "none"))
+        self.mask = checks.choice("mask", mask, ("feature", "element"))
+        if mask == "element" and site != "output":
+            raise ValueError("mask='element' needs site='output': a weight has no elements of the output")
+        if seed is not None:
+            checks.integer("seed", seed, 0)
+        masks = np.random.default_rng(seed)
+        super().__init__(base_layer, rank, alpha, freeze_base_layer, site=site, rng=seed if rng is None else rng)
+        self.rng = masks if seed is not None else self.rng
+
+    def create_branch(self, name: str, in_features: int, out_features: int) -> Layer:
+        return LoRALayer(in_features, out_features, self.rank, self.alpha, dtype=self.dtype, rng=self.rng)
+
+    def delta(self, ctx: Context, name: str, branch: Layer, h: Value) -> Value:
+        change = ctx.call(branch, h)
+        if not ctx.training:
+            return change if self.inference_scaling == "none" else change * (1 - self.dropout_rate)
+        kept = TensorType(self.dtype, change.shape if self.mask == "element" else change.shape[-1:])
+        return change * ctx.draw(name.replace(self.branch, "mask", 1), kept, self._draw_mask)
+
+    def _draw_mask(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        return (rng.random(shape) >= self.dropout_rate) / (1 - self.dropout_rate)
+
+    def get_diagnostics(self) -> dict[str, str]:
+        return {
+            **super().get_diagnostics(),
+            "dropout_rate": f"{self.dropout_rate:g}",
+            "mask": self.mask,
+            "inference_scaling": self.inference_scaling,
+        }

@@ -1,0 +1,64 @@
+"""Merging back into a layer: rewrite the adapter's graph, then read the new weights off it."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+from lora_graph.errors import MergeError
+from lora_graph.interpret import evaluate
+from lora_graph.ir.graph import Graph
+from lora_graph.ir.leaves import Parameter
+from lora_graph.ir.value import Value
+from lora_graph.layers.layer import Layer
+from lora_graph.ops.shape import Reshape, Transpose, inverse
+from lora_graph.rewrite.pipeline import optimize_graph
+
+if TYPE_CHECKING:
+    from lora_graph.adapters.adapter import Adapter
+
+
+def merged_layer(adapter: Adapter, base: Layer) -> Layer:
+    """A copy of ``base`` whose weights make it compute what ``adapter`` computes in evaluation."""
+    merged = optimize_graph(adapter.to_graph(), "merge")
+    plain = optimize_graph(base.to_graph(), "merge").graph
+    found = solve(plain.outputs["y"], merged.graph.outputs["y"])
+    if found is None:
+        reasons = {f"{refused.rule}: {refused.reason}" for refused in merged.report.refusals}
+        why = "; ".join(sorted(reasons)) or "its graph does not reduce to that of the base"
+        raise MergeError(f"{adapter.layer_name} cannot be merged into {base.layer_name}: {why}")
+    arrays = evaluate(Graph((), found, name="merged weights"), {}, adapter.state)
+    layer = copy.deepcopy(base)
+    layer.assign({name: array.astype(base.state[name].dtype).copy() for name, array in arrays.items()})
+    return layer
+
+
+def solve(pattern: Value, target: Value) -> dict[str, Value] | None:
+    """What the parameters of ``pattern`` have to be for it to become ``target``; None if nothing does it."""
+    found: dict[str, Value] = {}
+    pairs = [(pattern, target)]
+    while pairs:
+        want, have = pairs.pop()
+        if isinstance(want.op, Parameter):
+            if want.type != have.type or found.setdefault(want.op.label, have) is not have:
+                return None
+        elif want.op == have.op and len(want.operands) == len(have.operands):
+            pairs.extend(_paired(want, have))
+        elif isinstance(want.op, Transpose):
+            pairs.append((want.operands[0], have.transpose(inverse(want.op.perm))))
+        elif isinstance(want.op, Reshape):
+            pairs.append((want.operands[0], have.reshape(want.operands[0].shape)))
+        else:
+            return None
+    return found
+
+
+def _paired(want: Value, have: Value) -> list[tuple[Value, Value]]:
+    """Operands matched up; those of a commutative op by their ops, in case a rule exchanged them."""
+    first, second = want.operands, have.operands
+    if want.op.commutative and len(first) == 2:
+        straight = sum(type(a.op) is type(b.op) for a, b in zip(first, second, strict=True))
+        crossed = sum(type(a.op) is type(b.op) for a, b in zip(first, second[::-1], strict=True))
+        if crossed > straight:
+            second = second[::-1]
+    return list(zip(first, second, strict=True))

@@ -1,0 +1,85 @@
+"""Where an adapter attaches: beside a whole layer, or at each linear weight inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from lora_graph.ir.graph import Graph
+from lora_graph.ir.leaves import Parameter
+from lora_graph.ir.types import show
+from lora_graph.ir.value import Value, apply, topological
+from lora_graph.layers.layer import Layer
+from lora_graph.layers.trace import Context
+from lora_graph.ops.elementwise import Add
+from lora_graph.ops.linalg import MatMul
+from lora_graph.ops.shape import Transpose
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place for a branch: the widths it maps between and, inside a layer, the weight it stands beside."""
+
+    in_features: int
+    out_features: int
+    owner: Layer | None = None
+    weight: str = ""
+    label: str = ""
+
+
+def output_site(base: Layer) -> Site:
+    """Beside ``base`` as a whole: from its last input axis to its last output axis."""
+    widths = [shape[-1] if shape else None for shape in (base.input_shape, base.output_shape)]
+    if not all(isinstance(width, int) for width in widths):
+        raise ValueError(
+            f"site='output' needs a layer that maps features to features, "
+            f"but {base.layer_name} maps {show(base.input_shape)} to {show(base.output_shape)}"
+        )
+    return Site(*widths)  # type: ignore[arg-type]
+
+
+def weight_sites(base: Layer) -> list[Site]:
+    """Every matrix parameter that ``base`` multiplies by, in order of use: x W or x Wᵀ."""
+    owners = {place.label(name): (layer, name) for layer, place in base.places().items() for name in layer._slots}
+    found: dict[str, Site] = {}
+    for value in base.to_graph().values:
+        weight = weight_of(value)
+        if weight is not None:
+            label = weight.op.label  # type: ignore[attr-defined]
+            inner, outer = value.operands[1].shape
+            assert isinstance(inner, int)
+            assert isinstance(outer, int)
+            found.setdefault(label, Site(inner, outer, *owners[label], label))
+    return list(found.values())
+
+
+def weight_of(value: Value) -> Value | None:
+    """The parameter W of x W or x Wᵀ, if ``value`` is such a product."""
+    if not isinstance(value.op, MatMul) or value.operands[1].rank != 2:
+        return None
+    factor = value.operands[1]
+    if isinstance(factor.op, Transpose):
+        factor = factor.operands[0]
+    return factor if isinstance(factor.op, Parameter) else None
+
+
+def is_affine(graph: Graph) -> bool:
+    """Whether the output is x W + b, so that a bypass beside it can go into the weight."""
+    y = graph.outputs["y"]
+    if isinstance(y.op, Add):
+        y = next((operand for operand in y.operands if isinstance(operand.op, MatMul)), y)
+    return weight_of(y) is not None and y.operands[0] in graph.inputs
+
+
+def inject(ctx: Context, y: Value, deltas: Mapping[Value, Callable[[Value], Value]]) -> Value:
+    """``y`` with every product h W of a weight in ``deltas`` replaced by h W + delta(h)."""
+    new: dict[Value, Value] = {}
+    for value in topological([y]):
+        operands = tuple(new[operand] for operand in value.operands)
+        built = value if operands == value.operands else apply(value.op, *operands)
+        weight = weight_of(value)
+        if weight in deltas:
+            built = built + deltas[weight](operands[0])
+        ctx.carry(value, built)
+        new[value] = built
+    return new[y]

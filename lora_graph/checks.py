@@ -1,0 +1,72 @@
+"""Checks of arguments: wrong kinds are TypeErrors, bad values ValueErrors, and both name the argument."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Seed = None | int | np.random.Generator
+
+
+def integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
+    """``value`` as an int within ``low..high``."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if (low is not None and value < low) or (high is not None and value > high):
+        allowed = f"in {low}..{high}" if high is not None and low is not None else f"at least {low}"
+        raise ValueError(f"{name} must be {allowed}, got {value}")
+    return int(value)
+
+
+def number(name: str, value: Any) -> float:
+    """``value`` as a finite float."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return float(value)
+
+
+def scale(name: str, value: Any, default: float) -> float:
+    """An alpha: ``default`` where it is negative; 0, NaN and infinity are errors."""
+    checked = number(name, value)
+    if checked == 0:
+        raise ValueError(f"{name} must not be 0: the adapter would change nothing (negative means {default:g})")
+    return default if checked < 0 else checked
+
+
+def choice(name: str, value: Any, allowed: Sequence[str]) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    return value
+
+
+def float_dtype(value: npt.DTypeLike) -> np.dtype[Any]:
+    """float32 or float64."""
+    dtype = np.dtype(value)
+    if dtype not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be float32 or float64, got {dtype}")
+    return dtype
+
+
+def generator(rng: Seed) -> np.random.Generator:
+    """What ``rng=`` means: None draws a fresh seed, an int is a seed, a Generator is used as it is."""
+    if rng is not None and not isinstance(rng, np.random.Generator):
+        integer("rng", rng, 0)
+    return np.random.default_rng(rng)
+
+
+def numeric(name: str, value: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """``value`` as an array of ``dtype``; TypeError for anything that is not numbers."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+        raise TypeError(f"{name} must be an array of numbers, got {type(value).__name__} of {array.dtype}")
+    if dtype.kind in "iu" and array.dtype.kind == "f":
+        raise TypeError(f"{name} must hold integers ({dtype}), got {array.dtype}")
+    return array.astype(dtype, copy=False)

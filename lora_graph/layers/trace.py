@@ -1,0 +1,166 @@
+"""Tracing: a layer's ``build`` run once on symbolic inputs, giving its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lora_graph.ir.dims import Dim, evaluate, shape_of
+from lora_graph.ir.graph import Graph, Note
+from lora_graph.ir.leaves import Input, Parameter
+from lora_graph.ir.types import Array, TensorType, show
+from lora_graph.ir.value import Value, apply, topological
+
+if TYPE_CHECKING:
+    from lora_graph.layers.layer import Layer
+
+Sampler = Callable[[np.random.Generator, tuple[int, ...]], Array]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """An Input that the runner fills in training: ``sampler(rng, shape)`` draws its array.
+
+    Draws with one ``shared`` name see equal random numbers within a training step.
+    """
+
+    label: str
+    type: TensorType
+    sampler: Sampler
+    layer: Layer
+    shared: str | None = None
+
+    def sample(self, rng: np.random.Generator, binding: Mapping[str, int]) -> Array:
+        shape = tuple(evaluate(d, binding) for d in self.type.shape)
+        return np.asarray(self.sampler(rng, shape), self.type.dtype).reshape(shape)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A layer's graph, and what running it in training needs besides."""
+
+    graph: Graph
+    draws: tuple[Draw, ...]
+    updates: Mapping[str, Value]
+    active: Mapping[str, Value]
+    """For parameters of which only a part takes part in this step: a mask that broadcasts to the parameter."""
+
+
+@dataclass
+class Recorder:
+    """What the contexts of one trace write down together."""
+
+    places: Mapping[Layer, Place]
+    training: bool | None
+    draws: dict[str, Draw] = field(default_factory=dict)
+    inputs: dict[str, Value] = field(default_factory=dict)
+    updates: dict[str, Value] = field(default_factory=dict)
+    active: dict[str, Value] = field(default_factory=dict)
+    notes: dict[Value, Note] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a layer stands in a model: its path, and whether its parameters are frozen there."""
+
+    path: str
+    frozen: bool
+    training: bool
+
+    def label(self, name: str) -> str:
+        return f"{self.path}.{name}" if self.path else name
+
+
+class Context:
+    """What ``build(ctx, x)`` may ask for: parameters, random draws, updates of state, children, the mode."""
+
+    def __init__(self, layer: Layer, recorder: Recorder):
+        self._layer = layer
+        self._recorder = recorder
+        self._place = recorder.places[layer]
+
+    @property
+    def training(self) -> bool:
+        """The mode the graph is built for."""
+        return self._place.training if self._recorder.training is None else self._recorder.training
+
+    def param(self, name: str) -> Value:
+        """The layer's own parameter ``name`` as a Value; KeyError naming those there are."""
+        slot = self._layer.slot(name)
+        trainable = slot.trainable and not self._place.frozen
+        leaf: Value = apply(Parameter(self._place.label(name), slot.type, trainable))
+        return leaf
+
+    def draw(self, name: str, type: TensorType, sampler: Sampler, *, shared: str | None = None) -> Value:  # noqa: A002
+        """An Input filled in training by ``sampler(rng, shape)``; an evaluation graph has none: asking is an error."""
+        if not self.training:
+            raise RuntimeError(f"{self._layer.layer_name}: a graph for evaluation draws nothing; check ctx.training")
+        label = self._place.label(name)
+        self._recorder.draws[label] = Draw(label, type, sampler, self._layer, shared)
+        return self._recorder.inputs.setdefault(label, apply(Input(label, type)))
+
+    def update(self, name: str, value: Value) -> None:
+        """``value`` becomes the non-trainable parameter ``name`` after the step."""
+        slot = self._layer.slot(name)
+        if slot.trainable:
+            raise ValueError(f"{name} is trainable: only non-trainable state is updated by the layer itself")
+        if value.type != slot.type:
+            raise ValueError(f"the update of {name} must be {slot.type}, got {value.type}")
+        self._recorder.updates[self._place.label(name)] = value
+
+    def active(self, name: str, mask: Value) -> None:
+        """Only the part of parameter ``name`` where the bool ``mask`` holds takes part in this step."""
+        self._recorder.active[self._place.label(name)] = mask
+
+    def call(self, layer: Layer, x: Value) -> Value:
+        """The output of a child layer at ``x``."""
+        if layer not in self._recorder.places:
+            raise ValueError(f"{layer.layer_name} is no child of {self._layer.layer_name}: register it with add_child")
+        return build(layer, self._recorder, x)
+
+    def carry(self, old: Value, new: Value) -> None:
+        """``new`` takes the place of ``old`` and belongs to the same module."""
+        note = self._recorder.notes.get(old)
+        if note is not None and new.operands:
+            self._recorder.notes.setdefault(new, note)
+
+    def of(self, layer: Layer) -> Context:
+        """The context of a child, for those who use its parameters rather than call it."""
+        return Context(layer, self._recorder)
+
+
+def build(layer: Layer, recorder: Recorder, x: Value) -> Value:
+    """Run ``layer.build`` and note what it made as belonging to its path."""
+    y = layer.build(Context(layer, recorder), x)
+    if not isinstance(y, Value):
+        raise TypeError(f"{layer.layer_name}.build must return a Value, got {y!r}")
+    path = recorder.places[layer].path
+    for value in topological([y], stop=recorder.notes.__contains__):
+        if value.operands:
+            recorder.notes[value] = Note(scope=path)
+    return y
+
+
+def trace(layer: Layer, input_shape: Sequence[int | str | Dim] | None = None, training: bool | None = None) -> Trace:
+    """The graph of ``layer`` for inputs of ``input_shape``, in its own mode, or in the one that ``training`` sets."""
+    shape = shape_of(("batch", *layer.input_shape) if input_shape is None else input_shape)
+    sample = layer.input_shape
+    tail = shape[len(shape) - len(sample) :]
+    fits = len(shape) >= len(sample) and all(
+        not isinstance(a - b, int) or a == b for a, b in zip(tail, sample, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"{layer.layer_name} takes inputs that end in {show(sample)}, got {show(shape)}")
+    recorder = Recorder(layer.places(), training)
+    x: Value = apply(Input("x", TensorType(layer.input_dtype, shape)))
+    y = build(layer, recorder, x)
+    graph = Graph((x, *recorder.inputs.values()), {"y": y}, recorder.notes, layer.layer_name)
+    return Trace(graph, tuple(recorder.draws.values()), recorder.updates, recorder.active)
+
+
+def lead_names(rank: int) -> tuple[str, ...]:
+    """Names for ``rank`` leading axes: batch, then axis1, axis2 …"""
+    return tuple("batch" if i == 0 else f"axis{i}" for i in range(rank))

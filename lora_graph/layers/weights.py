@@ -1,0 +1,115 @@
+"""Weights in files: safetensors, read with suspicion and written atomically. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lora_graph.errors import LoadError
+from lora_graph.files import atomic_write
+from lora_graph.ir.types import Array
+
+if TYPE_CHECKING:
+    from lora_graph.layers.layer import Layer
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """How the names and shapes of some weights compare with those of a layer."""
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    wrong_shape: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    """By name: the shape that was given and the shape that is wanted."""
+
+    @property
+    def ok(self) -> bool:
+        return not (self.missing or self.unexpected or self.wrong_shape)
+
+    @classmethod
+    def compare(cls, given: Mapping[str, npt.ArrayLike], wanted: Mapping[str, Array]) -> WeightReport:
+        shapes = {name: np.shape(given[name]) for name in given}
+        wrong = {n: (shapes[n], a.shape) for n, a in wanted.items() if n in shapes and shapes[n] != a.shape}
+        return cls(
+            loaded=tuple(name for name in wanted if name in shapes and name not in wrong),
+            missing=tuple(name for name in wanted if name not in shapes),
+            unexpected=tuple(name for name in shapes if name not in wanted),
+            wrong_shape=wrong,
+        )
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} loaded"]
+        for title, names in (("missing", self.missing), ("unexpected", self.unexpected)):
+            if names:
+                parts.append(f"{title}: {', '.join(names)}")
+        parts.extend(f"{name} has shape {given}, wanted {wanted}" for name, (given, wanted) in self.wrong_shape.items())
+        return "; ".join(parts)
+
+
+def load_into(layer: Layer, source: Mapping[str, npt.ArrayLike] | str | Path, strict: bool) -> WeightReport:
+    """Set the parameters of ``layer`` from ``source``: all that fit, or, on a LoadError, none."""
+    given = source if isinstance(source, Mapping) else read_safetensors(source)
+    report = layer.validate_weights(given)
+    if report.wrong_shape or (strict and not report.ok):
+        where = "the weights" if isinstance(source, Mapping) else str(source)
+        raise LoadError(f"{where} do not fit {layer.layer_name}: {report}")
+    state = layer.state
+    layer.assign({name: _cast(name, given[name], state[name].dtype) for name in report.loaded})
+    return report
+
+
+def save_weights(state: Mapping[str, Array], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+    from safetensors.numpy import save
+
+    tensors = {name: np.ascontiguousarray(array) for name, array in state.items()}
+    content = save(tensors, dict(metadata) if metadata else None)
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def read_safetensors(path: str | Path) -> dict[str, Array]:
+    """Every tensor of a safetensors file. LoadError for a file that is broken or that names a tensor twice."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise LoadError(f"{path}: cannot be read: {error.strerror or error}") from error
+    _check_header(path, content)
+    try:
+        return load(content)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise LoadError(f"{path}: not a safetensors file that can be trusted: {error}") from error
+
+
+def _check_header(path: str | Path, content: bytes) -> None:
+    size = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or size > len(content) - 8:
+        raise LoadError(f"{path}: not a safetensors file: it is shorter than its header says")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise LoadError(f"{path}: names {sorted(twice)[0]!r} twice")
+        return dict(pairs)
+
+    try:
+        json.loads(content[8 : 8 + size], object_pairs_hook=unique)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise LoadError(f"{path}: not a safetensors file: its header is no JSON") from error
+
+
+def _cast(name: str, value: npt.ArrayLike, dtype: np.dtype[Any]) -> Array:
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+        raise LoadError(f"{name}: must be numeric, got {array.dtype}")
+    return np.array(array, dtype)

@@ -1,0 +1,138 @@
+"""Identities of arithmetic that hold for every number, NaN included."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lora_graph.ir.leaves import Constant, constant
+from lora_graph.ir.types import broadcast
+from lora_graph.ir.value import Value
+from lora_graph.ops.elementwise import Add, Cast, Div, Mul, Neg
+from lora_graph.ops.shape import Expand
+from lora_graph.rewrite.pattern import any_op
+from lora_graph.rewrite.rule import Facts, Outcome, rule
+
+
+@rule(lambda x: x + 0.0)
+def add_zero(facts: Facts, x: Value) -> Outcome:
+    """x + 0 → x"""
+    return x
+
+
+@rule(lambda x: x - 0.0)
+def subtract_zero(facts: Facts, x: Value) -> Outcome:
+    """x - 0 → x"""
+    return x
+
+
+@rule(lambda x: x * 1.0)
+def multiply_by_one(facts: Facts, x: Value) -> Outcome:
+    """x · 1 → x"""
+    return x
+
+
+@rule(lambda x: x / 1.0)
+def divide_by_one(facts: Facts, x: Value) -> Outcome:
+    """x / 1 → x"""
+    return x
+
+
+@rule(lambda x: x * -1.0, free=True)
+def multiply_by_minus_one(facts: Facts, x: Value) -> Outcome:
+    """x · (-1) → -x"""
+    return -x
+
+
+@rule(lambda x: x**1.0)
+def power_one(facts: Facts, x: Value) -> Outcome:
+    """x¹ → x"""
+    return x
+
+
+@rule(lambda x: x**2.0)
+def square(facts: Facts, x: Value) -> Outcome:
+    """x² → x · x"""
+    return x * x
+
+
+@rule(lambda x: any_op(Neg, any_op(Neg, x)), free=True)
+def negate_twice(facts: Facts, x: Value) -> Outcome:
+    """-(-x) → x"""
+    return x
+
+
+@rule(lambda x, y: x + any_op(Neg, y), free=True)
+def add_negative(facts: Facts, x: Value, y: Value) -> Outcome:
+    """x + (-y) → x - y"""
+    return x - y
+
+
+@rule(lambda x, y: x - any_op(Neg, y), free=True)
+def subtract_negative(facts: Facts, x: Value, y: Value) -> Outcome:
+    """x - (-y) → x + y"""
+    return x + y
+
+
+@rule(lambda x: any_op(Cast, x, name="cast"))
+def cast_to_own_type(facts: Facts, x: Value, cast: Value) -> Outcome:
+    """x as the type it has → x"""
+    return x if x.dtype == cast.dtype else None
+
+
+@rule(lambda x, a, b: x * a * b)
+def gather_factors(facts: Facts, x: Value, a: Value, b: Value) -> Outcome:
+    """(x · a) · b → x · (a · b) for scalar constants"""
+    scalars = (value for value in (a, b) if isinstance(value.op, Constant) and not value.shape)
+    return x * (a * b) if len(list(scalars)) == 2 else None
+
+
+@rule(lambda x, y: any_op(Add, x, any_op(Expand, y)), free=True)
+def add_expanded(facts: Facts, x: Value, y: Value) -> Outcome:
+    """x + expand(y) → x + y"""
+    return x + y if _stretches(x, y) else None
+
+
+@rule(lambda x, y: any_op(Mul, x, any_op(Expand, y)), free=True)
+def multiply_expanded(facts: Facts, x: Value, y: Value) -> Outcome:
+    """x · expand(y) → x · y"""
+    return x * y if _stretches(x, y) else None
+
+
+@rule(lambda x, y: any_op(Div, x, any_op(Expand, y)), free=True)
+def divide_expanded(facts: Facts, x: Value, y: Value) -> Outcome:
+    """x / expand(y) → x / y"""
+    return x / y if _stretches(x, y) else None
+
+
+def _stretches(x: Value, y: Value) -> bool:
+    """Whether ``y`` broadcasts to the shape of ``x`` without changing it."""
+    try:
+        return broadcast(x.shape, y.shape, "expand") == x.shape
+    except ValueError:
+        return False
+
+
+@rule(lambda x: x + x)
+def add_to_itself(facts: Facts, x: Value) -> Outcome:
+    """x + x → 2 x"""
+    return x * constant(np.asarray(2, x.dtype)) if x.type.is_float else None
+
+
+IDENTITIES = [
+    add_zero,
+    subtract_zero,
+    multiply_by_one,
+    divide_by_one,
+    multiply_by_minus_one,
+    power_one,
+    square,
+    negate_twice,
+    add_negative,
+    subtract_negative,
+    cast_to_own_type,
+    gather_factors,
+    add_expanded,
+    multiply_expanded,
+    divide_expanded,
+    add_to_itself,
+]

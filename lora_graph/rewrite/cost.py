@@ -1,0 +1,38 @@
+"""What an expression costs, from types alone, never from the actual batch: a named dimension counts as 64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lora_graph.ir import dims
+from lora_graph.ir.dims import Dim
+from lora_graph.ir.types import TensorType
+from lora_graph.ir.value import Value
+
+NAMED_DIMENSION = 64
+
+
+class _Nominal(dict[str, int]):
+    def __missing__(self, name: str) -> int:
+        return NAMED_DIMENSION
+
+
+_NOMINAL = _Nominal()
+
+
+def nominal(dimension: Dim) -> int:
+    return dims.evaluate(dimension, _NOMINAL)
+
+
+def size(kind: TensorType) -> int:
+    """Elements of a tensor."""
+    return nominal(kind.size)
+
+
+def flops(value: Value) -> int:
+    """Floating-point operations of one application."""
+    return nominal(value.op.flops(value.result_type, *[operand.type for operand in value.operands]))
+
+
+def total(values: Iterable[Value]) -> int:
+    return sum(flops(value) for value in values if value.operands)

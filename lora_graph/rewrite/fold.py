@@ -1,0 +1,110 @@
+"""Computing ahead of time: constants in the graph, and weights in a prelude."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+
+from lora_graph.interpret import evaluate
+from lora_graph.ir.graph import Graph, Note, replace
+from lora_graph.ir.leaves import CONSTANT_LIMIT, Absent, Constant, Parameter, constant
+from lora_graph.ir.types import Array, TensorType
+from lora_graph.ir.value import Value, apply, topological
+from lora_graph.rewrite.record import PassRecord
+from lora_graph.rewrite.rule import Facts
+
+State = Mapping[str, Array]
+
+
+def fold_constants(graph: Graph) -> tuple[Graph, PassRecord]:
+    """Every op on constants alone is computed, if the result still is a constant (at most 1 KiB)."""
+    started = time.perf_counter()
+    known: dict[Value, Value] = {}
+    for value in graph.values:
+        operands = [known.get(operand, operand) for operand in value.operands]
+        if operands and all(isinstance(operand.op, Constant) for operand in operands) and _is_small(value):
+            arrays = [operand.op.value for operand in operands]  # type: ignore[attr-defined]
+            known[value] = constant(np.asarray(value.op.evaluate(*arrays)))
+    outputs = replace(graph.outputs.values(), known)
+    new = Graph(graph.inputs, dict(zip(graph.outputs, outputs, strict=True)), _carry(graph, known), graph.name)
+    seconds = time.perf_counter() - started
+    return new, PassRecord("fold constants", graph, new, {"fold": len(known)} if known else {}, seconds=seconds)
+
+
+def hoist(graph: Graph, facts: Facts) -> tuple[Graph, Graph | None, PassRecord]:
+    """Every largest subgraph that ``facts`` let be computed from weights alone becomes a new parameter.
+
+    Returns the graph that is left and the *prelude*, the graph that computes the new parameters from the old state
+    (None if there is nothing to compute). A new parameter keeps the name of the old one that it replaces.
+    """
+    started = time.perf_counter()
+    wanted = _hoistable(graph, facts)
+    if not wanted:
+        return graph, None, PassRecord("hoist weights", graph, graph, seconds=time.perf_counter() - started)
+    remaining = topological(graph.outputs.values(), stop=set(wanted).__contains__)
+    taken = {value.op.label for value in remaining if isinstance(value.op, Parameter)}
+    computed: dict[str, Value] = {}
+    mapping: dict[Value, Value] = {}
+    for value in wanted:
+        source = _namesake(value)
+        label = source.op.label  # type: ignore[attr-defined]
+        while label in taken:
+            label += ".folded"
+        taken.add(label)
+        computed[label] = value
+        trainable = source.op.trainable  # type: ignore[attr-defined]
+        mapping[value] = apply(Parameter(label, value.type, trainable))
+    outputs = replace(graph.outputs.values(), mapping)
+    new = Graph(graph.inputs, dict(zip(graph.outputs, outputs, strict=True)), _carry(graph, mapping), graph.name)
+    seconds = time.perf_counter() - started
+    return (
+        new,
+        Graph((), computed, name="prelude"),
+        PassRecord("hoist weights", graph, new, {"hoist": len(wanted)}, seconds=seconds),
+    )
+
+
+def run_prelude(prelude: Graph | None, graph: Graph, state: State) -> dict[str, Array]:
+    """The state of ``graph``: computed by the prelude, or taken from ``state``."""
+    computed = evaluate(prelude, {}, state) if prelude is not None else {}
+    return {name: computed[name] if name in computed else state[name] for name in graph.parameters}
+
+
+def _hoistable(graph: Graph, facts: Facts) -> list[Value]:
+    """Foldable Values that something else than a foldable one uses, views excepted: a view costs nothing."""
+    candidates: dict[Value, None] = {}
+    kept = set(graph.outputs.values())
+    for value in graph.values:
+        if not (value.operands and facts.is_foldable(value)):
+            kept.update(value.operands)
+    for value in graph.values:
+        if value in kept and value.operands and facts.is_foldable(value) and facts.origin(value) is not None:
+            while value.op.view:
+                value = value.operands[0]
+            if value.operands:
+                candidates[value] = None
+    return list(candidates)
+
+
+def _namesake(value: Value) -> Value:
+    """The parameter whose place a computed weight takes: the first one of the same number of elements, or the first."""
+    leaves = [leaf for leaf in topological([value]) if isinstance(leaf.op, Parameter)]
+    same = [leaf for leaf in leaves if leaf.type.size == value.type.size]
+    return (same or leaves)[0]
+
+
+def _is_small(value: Value) -> bool:
+    kind = value.result_type
+    if not isinstance(kind, TensorType) or not kind.is_static:
+        return False
+    size = kind.size
+    return isinstance(size, int) and size * kind.dtype.itemsize <= CONSTANT_LIMIT
+
+
+def _carry(graph: Graph, mapping: Mapping[Value, Value]) -> dict[Value, Note]:
+    """Notes of Values that a replacement built again."""
+    old = [value for value in graph.values if value in graph.notes]
+    new = replace(old, mapping)
+    return {n: graph.notes[o] for o, n in zip(old, new, strict=True) if not isinstance(n.op, Absent)}

@@ -1,0 +1,78 @@
+"""Fusion: recognising the subgraphs that fused ops are names for."""
+
+from __future__ import annotations
+
+import inspect
+
+from lora_graph.ir.leaves import Constant
+from lora_graph.ir.types import broadcast
+from lora_graph.ir.value import Value, apply
+from lora_graph.ops.activation import Elu, Gelu, LeakyRelu, Softplus, Swish
+from lora_graph.ops.elementwise import Add
+from lora_graph.ops.fused import Fused
+from lora_graph.ops.linalg import Gemm, MatMul
+from lora_graph.ops.normalization import LayerNormalization
+from lora_graph.ops.shape import Transpose
+from lora_graph.rewrite.pattern import Hole, Node, Pattern, any_op
+from lora_graph.rewrite.rule import Facts, Outcome, Rule, rule
+
+
+def fusion(op: Fused) -> Rule:
+    """The rule whose pattern is the decomposition of ``op``."""
+    names = [f"x{i}" for i in range(len(inspect.signature(op.decompose).parameters))]
+    pattern = op.decompose(*map(Hole, names))
+    assert isinstance(pattern, Node)
+
+    def rewrite(facts: Facts, **holes: Value) -> Outcome:
+        return apply(op, *(holes[name] for name in names))
+
+    return Rule(f"fuse {op.name}", pattern, rewrite)
+
+
+def _layer_normalization(x: Pattern, scale: Pattern, epsilon: Pattern) -> Pattern:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return centred / ((centred * centred).mean(axis=-1, keepdims=True) + epsilon).sqrt() * scale
+
+
+@rule(_layer_normalization)
+def fuse_layer_normalization(facts: Facts, x: Value, scale: Value, epsilon: Value) -> Outcome:
+    """(x - μ) / √(σ² + ε) · scale → LayerNormalization"""
+    if not isinstance(epsilon.op, Constant) or epsilon.shape or scale.shape != x.shape[-1:]:
+        return None
+    return apply(LayerNormalization(-1, float(epsilon.op.value)), x, scale)
+
+
+@rule(lambda x, scale, bias: any_op(Add, any_op(LayerNormalization, x, scale, name="norm"), bias))
+def fuse_normalization_bias(facts: Facts, x: Value, scale: Value, bias: Value, norm: Value) -> Outcome:
+    """LayerNormalization(x, scale) + bias → LayerNormalization(x, scale, bias)"""
+    return apply(norm.op, x, scale, bias) if bias.shape == scale.shape else None
+
+
+@rule(lambda a, b, c: any_op(Add, any_op(MatMul, a, b), c))
+def fuse_gemm(facts: Facts, a: Value, b: Value, c: Value) -> Outcome:
+    """a b + c → Gemm(a, b, c), with transposed factors as flags"""
+    if a.rank != 2 or b.rank != 2 or c.rank > 2:
+        return None
+    shape = (a.shape[0], b.shape[1])
+    if broadcast(shape, c.shape, "Gemm") != shape:
+        return None
+    flips = [int(isinstance(operand.op, Transpose)) for operand in (a, b)]
+    factors = [operand.operands[0] if flip else operand for operand, flip in zip((a, b), flips, strict=True)]
+    return apply(Gemm(transA=flips[0], transB=flips[1]), *factors, c)
+
+
+@rule(lambda a, b, q, bias: any_op(Add, any_op(Add, any_op(MatMul, a, b, name="product"), q), bias))
+def add_bias_first(facts: Facts, a: Value, b: Value, q: Value, bias: Value, product: Value) -> Outcome:
+    """(a b + q) + bias → (a b + bias) + q, so that the product takes its bias along"""
+    if bias.rank > 1 or q.shape != product.shape or not facts.is_static(bias):
+        return None
+    return (product + bias) + q
+
+
+FUSED = [
+    *map(fusion, (Gelu(), Gelu("tanh"), Swish(), Softplus(), Elu(), LeakyRelu())),
+    fuse_layer_normalization,
+    fuse_normalization_bias,
+]
+ORDER = [add_bias_first]
+GEMM = [fuse_gemm]

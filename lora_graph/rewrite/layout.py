@@ -1,0 +1,109 @@
+"""Algebra of transposes, reshapes and the other ops that only move elements."""
+
+from __future__ import annotations
+
+from lora_graph.ir.value import Value, apply
+from lora_graph.ops.elementwise import Mul
+from lora_graph.ops.linalg import MatMul
+from lora_graph.ops.shape import Concat, Expand, Pad, Reshape, Slice, Squeeze, Transpose, Unsqueeze
+from lora_graph.rewrite.pattern import any_op
+from lora_graph.rewrite.rule import Facts, Outcome, rule
+
+
+@rule(lambda x: any_op(Transpose, x, name="outer"))
+def transpose_to_same_order(facts: Facts, x: Value, outer: Value) -> Outcome:
+    """A transpose that keeps the order → x"""
+    return x if outer.op.perm == tuple(range(x.rank)) else None  # type: ignore[attr-defined]
+
+
+@rule(lambda x: any_op(Transpose, any_op(Transpose, x, name="inner"), name="outer"), free=True)
+def transpose_twice(facts: Facts, x: Value, inner: Value, outer: Value) -> Outcome:
+    """Two transposes → one"""
+    first, second = inner.op.perm, outer.op.perm  # type: ignore[attr-defined]
+    return x.transpose([first[axis] for axis in second])
+
+
+@rule(lambda a, b: any_op(Transpose, any_op(MatMul, a, b), name="outer"))
+def transpose_of_product(facts: Facts, a: Value, b: Value, outer: Value) -> Outcome:
+    """(a b)ᵀ → bᵀ aᵀ where a factor is a transpose already"""
+    if outer.op.perm != (1, 0) or not any(isinstance(v.op, Transpose) for v in (a, b)):  # type: ignore[attr-defined]
+        return None
+    return b.T @ a.T
+
+
+@rule(lambda x: any_op(Reshape, x, name="outer"))
+def reshape_to_same(facts: Facts, x: Value, outer: Value) -> Outcome:
+    """A reshape to the shape x has → x"""
+    return x if outer.shape == x.shape else None
+
+
+@rule(lambda x: any_op(Reshape, any_op(Reshape, x), name="outer"), free=True)
+def reshape_twice(facts: Facts, x: Value, outer: Value) -> Outcome:
+    """Two reshapes → the last"""
+    return x.reshape(outer.shape)
+
+
+@rule(lambda x, s: any_op(Mul, any_op(Reshape, x, name="inner"), s))
+def scale_before_reshape(facts: Facts, x: Value, s: Value, inner: Value) -> Outcome:
+    """reshape(x) · s → reshape(x · s) for a scalar s, so that it reaches the product before"""
+    return None if s.shape else (x * s).reshape(inner.shape)
+
+
+@rule(lambda x: any_op(Squeeze, any_op(Unsqueeze, x), name="outer"), free=True)
+def squeeze_unsqueezed(facts: Facts, x: Value, outer: Value) -> Outcome:
+    """Axes added and taken away again → x"""
+    return x if outer.shape == x.shape else None
+
+
+@rule(lambda x: any_op(Unsqueeze, any_op(Squeeze, x), name="outer"), free=True)
+def unsqueeze_squeezed(facts: Facts, x: Value, outer: Value) -> Outcome:
+    """Axes taken away and added again → x"""
+    return x if outer.shape == x.shape else None
+
+
+@rule(lambda x: any_op(Expand, x, name="outer"))
+def expand_to_same(facts: Facts, x: Value, outer: Value) -> Outcome:
+    """An expand to the shape x has → x"""
+    return x if outer.shape == x.shape else None
+
+
+@rule(lambda x: any_op(Expand, any_op(Expand, x), name="outer"), free=True)
+def expand_twice(facts: Facts, x: Value, outer: Value) -> Outcome:
+    """Two expands → the last"""
+    return apply(outer.op, x) if len(outer.shape) >= x.rank else None
+
+
+@rule(lambda x: any_op(Slice, x, name="outer"))
+def slice_of_everything(facts: Facts, x: Value, outer: Value) -> Outcome:
+    """A slice that takes every element in order → x"""
+    whole = outer.shape == x.shape and all(step == 1 for step in outer.op.steps)  # type: ignore[attr-defined]
+    return x if whole else None
+
+
+@rule(lambda x: any_op(Pad, x, name="outer"))
+def pad_with_nothing(facts: Facts, x: Value, outer: Value) -> Outcome:
+    """A pad of width 0 → x"""
+    return x if all(p == 0 for p in outer.op.pads) else None  # type: ignore[attr-defined]
+
+
+@rule(lambda x: any_op(Concat, x))
+def concat_of_one(facts: Facts, x: Value) -> Outcome:
+    """A concatenation of one → x"""
+    return x
+
+
+LAYOUT = [
+    transpose_to_same_order,
+    transpose_twice,
+    transpose_of_product,
+    reshape_to_same,
+    reshape_twice,
+    scale_before_reshape,
+    squeeze_unsqueezed,
+    unsqueeze_squeezed,
+    expand_to_same,
+    expand_twice,
+    slice_of_everything,
+    pad_with_nothing,
+    concat_of_one,
+]

@@ -1,0 +1,124 @@
+"""Pipelines: ordered passes, verified one by one, with a record of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lora_graph.ir.graph import Graph
+from lora_graph.ir.types import Array
+from lora_graph.ir.verify import verify
+from lora_graph.rewrite.algebra import IDENTITIES
+from lora_graph.rewrite.engine import rewrite
+from lora_graph.rewrite.fold import fold_constants, hoist, run_prelude
+from lora_graph.rewrite.fuse import FUSED, GEMM, ORDER
+from lora_graph.rewrite.layout import LAYOUT
+from lora_graph.rewrite.merge import MERGE, UNFUSE
+from lora_graph.rewrite.products import PRODUCTS
+from lora_graph.rewrite.record import PassRecord, Report
+from lora_graph.rewrite.rule import Facts, Rule
+
+State = Mapping[str, Array]
+Step = tuple[Graph, Graph | None, PassRecord]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A named step: a graph in, a graph out, sometimes a prelude that computes new weights from old ones."""
+
+    name: str
+    run: Callable[[Graph], Step]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """An ordered tuple of passes. The graph is verified after each."""
+
+    name: str
+    passes: tuple[Pass, ...]
+
+    def run(self, graph: Graph) -> Optimized:
+        records: list[PassRecord] = []
+        preludes: list[tuple[Graph, Graph]] = []
+        for step in self.passes:
+            graph, prelude, record = step.run(graph)
+            verify(graph)
+            records.append(record)
+            if prelude is not None:
+                preludes.append((prelude, graph))
+        return Optimized(graph, tuple(preludes), Report(tuple(records)))
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """What a pipeline leaves: the graph, the preludes that compute its weights, and the report."""
+
+    graph: Graph
+    preludes: tuple[tuple[Graph, Graph], ...]
+    report: Report
+
+    def state(self, state: State) -> dict[str, Array]:
+        """The arrays of the optimized graph, from those of the original one."""
+        for prelude, graph in self.preludes:
+            state = run_prelude(prelude, graph, state)
+        return {name: state[name] for name in self.graph.parameters}
+
+
+def rules(name: str, chosen: Sequence[Rule], fold: str = "none") -> Pass:
+    """A pass that applies rules until nothing changes."""
+
+    def run(graph: Graph) -> Step:
+        new, record = rewrite(graph, chosen, Facts(fold), name)
+        return new, None, record
+
+    return Pass(name, run)
+
+
+def hoisting(fold: str) -> Pass:
+    """A pass that moves what depends on weights alone to a prelude."""
+    return Pass("hoist weights", lambda graph: hoist(graph, Facts(fold)))
+
+
+def _fold(graph: Graph) -> Step:
+    new, record = fold_constants(graph)
+    return new, None, record
+
+
+FOLD = Pass("fold constants", _fold)
+
+
+def _presets() -> dict[str, Pipeline]:
+    def clean(fold: str) -> Pass:
+        return rules("simplify", [*IDENTITIES, *LAYOUT, *PRODUCTS], fold)
+
+    def preset(name: str, fold: str, *middle: Pass, fuse: Sequence[Rule] = FUSED) -> Pipeline:
+        last = [rules("fuse", fuse, fold)] if fuse else []
+        gemm = [rules("order", ORDER), rules("fuse Gemm", GEMM)] if name in ("export", "deploy") else []
+        hoists = [hoisting(fold)] if fold != "none" else []
+        return Pipeline(name, (FOLD, *middle, clean(fold), FOLD, *hoists, *last, *gemm))
+
+    unfuse = rules("unfuse", UNFUSE)
+    return {
+        "train": preset("train", "none"),
+        "inference": preset("inference", "one", unfuse),
+        "export": preset("export", "one", unfuse),
+        "merge": Pipeline("merge", (FOLD, unfuse, rules("merge", [*IDENTITIES, *LAYOUT, *MERGE], "all"))),
+        "deploy": preset("deploy", "all", unfuse, rules("merge", [*IDENTITIES, *LAYOUT, *MERGE], "all")),
+    }
+
+
+PRESETS = _presets()
+"""``train`` keeps every parameter; ``inference`` also scales weights ahead of time; ``deploy`` merges adapters into
+their base and fuses for ONNX. ``export`` is ``inference`` fused for ONNX, ``merge`` is merging by itself."""
+
+
+def pipeline(preset: str) -> Pipeline:
+    """The preset of that name; ValueError listing the names there are."""
+    if preset not in PRESETS:
+        raise ValueError(f"preset must be one of {sorted(PRESETS)}, got {preset!r}")
+    return PRESETS[preset]
+
+
+def optimize_graph(graph: Graph, preset: str = "inference") -> Optimized:
+    """``graph`` after the passes of a preset."""
+    return pipeline(preset).run(graph)

@@ -1,0 +1,81 @@
+"""Matrix products: in which order to multiply, and where a scalar factor costs least."""
+
+from __future__ import annotations
+
+from lora_graph.ir.value import Value
+from lora_graph.ops.elementwise import Mul
+from lora_graph.ops.linalg import MatMul
+from lora_graph.rewrite import cost
+from lora_graph.rewrite.pattern import any_op
+from lora_graph.rewrite.rule import Facts, Outcome, rule
+
+
+@rule(lambda a, b, c: any_op(MatMul, any_op(MatMul, a, b), c))
+def associate_right(facts: Facts, a: Value, b: Value, c: Value) -> Outcome:
+    """(a b) c → a (b c) where that is less work"""
+    if b.rank != 2 or c.rank != 2:
+        return None
+    now = cost.flops(a @ b) + cost.flops((a @ b) @ c)
+    return a @ (b @ c) if _product_cost(facts, b, c) + cost.flops(a @ (b @ c)) < now else None
+
+
+@rule(lambda a, b, c: any_op(MatMul, a, any_op(MatMul, b, c)))
+def associate_left(facts: Facts, a: Value, b: Value, c: Value) -> Outcome:
+    """a (b c) → (a b) c where that is less work"""
+    if b.rank != 2 or c.rank != 2 or a.rank < 2:
+        return None
+    now = _product_cost(facts, b, c) + cost.flops(a @ (b @ c))
+    return (a @ b) @ c if cost.flops(a @ b) + cost.flops((a @ b) @ c) < now else None
+
+
+@rule(lambda a, b, s: any_op(Mul, any_op(MatMul, a, b), s))
+def scale_factor_of_product(facts: Facts, a: Value, b: Value, s: Value) -> Outcome:
+    """(a b) s → (a s) b or a (b s) for a scalar s, where it touches fewer elements"""
+    if s.shape or a.rank < 2 or b.rank < 2:
+        return None
+    return _place_scale(facts, a, b, s, cost.size((a @ b).type))
+
+
+@rule(lambda a, b, s: any_op(MatMul, any_op(Mul, a, s), b))
+def scale_left_factor(facts: Facts, a: Value, b: Value, s: Value) -> Outcome:
+    """(a s) b → a (b s) or (a b) s for a scalar s, where it touches fewer elements"""
+    if s.shape or a.rank < 2 or b.rank < 2:
+        return None
+    return _place_scale(facts, a, b, s, _scale_cost(facts, a, s))
+
+
+@rule(lambda a, b, s: any_op(MatMul, a, any_op(Mul, b, s)))
+def scale_right_factor(facts: Facts, a: Value, b: Value, s: Value) -> Outcome:
+    """a (b s) → (a s) b or (a b) s for a scalar s, where it touches fewer elements"""
+    if s.shape or a.rank < 2 or b.rank < 2:
+        return None
+    return _place_scale(facts, a, b, s, _scale_cost(facts, b, s))
+
+
+def _place_scale(facts: Facts, a: Value, b: Value, s: Value, now: int) -> Outcome:
+    # b before a among equals: the convention folds the scale of an adapter into B
+    options = [
+        (_scale_cost(facts, b, s), lambda: a @ (b * s)),
+        (_scale_cost(facts, a, s), lambda: (a * s) @ b),
+        (cost.size((a @ b).type), lambda: (a @ b) * s),
+    ]
+    best, build = min(options, key=lambda option: option[0])
+    return build() if best < now else None
+
+
+def _scale_cost(facts: Facts, x: Value, s: Value) -> int:
+    """Elements to scale; none where the scaled weight is computed ahead of time."""
+    return 0 if facts.fold != "none" and facts.is_foldable(x, s) else cost.size(x.type)
+
+
+def _product_cost(facts: Facts, b: Value, c: Value) -> int:
+    return 0 if facts.fold != "none" and facts.is_foldable(b, c) else cost.flops(b @ c)
+
+
+PRODUCTS = [
+    associate_right,
+    associate_left,
+    scale_factor_of_product,
+    scale_left_factor,
+    scale_right_factor,
+]
