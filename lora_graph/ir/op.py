@@ -150,7 +150,7 @@ class Op:
         """The Value that an ONNX node of this name stands for."""
         from lora_graph.ir.value import apply
 
-        attributes = {name: value for name, value in node.attributes.items() if name in attribute_names(cls)}
+        attributes = {name: node.attributes[name] for name in attribute_names(cls) if name in node.attributes}
         return apply(cls(**attributes), *(operand for operand in node.operands if operand is not None))
 
     def attributes(self) -> dict[str, Any]:

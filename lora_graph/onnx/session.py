@@ -1,0 +1,187 @@
+"""Running models with ONNX Runtime, on the providers that were asked for and no others."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from lora_graph.errors import LoadError
+from lora_graph.ir import dims
+from lora_graph.ir.types import Array, TensorType
+from lora_graph.onnx.source import ModelSource
+from lora_graph.onnx.store import save_model, weight_bytes
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "rocm": "ROCMExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+"""Short names; the full name of any provider is understood as well."""
+
+INLINE_LIMIT = 2**31 - 2**24
+"""Bytes of weights of a model that is handed over in memory; a larger one goes through a temporary file."""
+
+
+class Session:
+    """An ONNX model ready to run.
+
+    ``provider`` is one name or several in order of preference; the CPU takes the ops that none of them has.
+    ``threads`` bounds the threads of one op. Raises ValueError for a provider that is not available, LoadError for a
+    model that ONNX Runtime does not take.
+    """
+
+    def __init__(
+        self, model: ModelSource, provider: str | Sequence[str] = "cpu", *, threads: int | None = None
+    ) -> None:
+        wanted = _wanted(provider)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            if isinstance(threads, bool) or not isinstance(threads, int):
+                raise TypeError(f"threads must be an int, got {threads!r}")
+            if threads < 1:
+                raise ValueError(f"threads must be at least 1, got {threads}")
+            options.intra_op_num_threads = threads
+        self._session = _open(model, options, wanted)
+        missing = [name for name in wanted if name not in self._session.get_providers()]
+        if missing:
+            raise ValueError(f"provider {missing[0]} could not be started; {_available_text()}")
+        self._inputs = {item.name: _type(item) for item in self._session.get_inputs()}
+        self._outputs = {item.name: _type(item) for item in self._session.get_outputs()}
+
+    @property
+    def providers(self) -> list[str]:
+        """What runs the model, in order of preference."""
+        return list(self._session.get_providers())
+
+    @property
+    def inputs(self) -> dict[str, TensorType]:
+        return dict(self._inputs)
+
+    @property
+    def outputs(self) -> dict[str, TensorType]:
+        return dict(self._outputs)
+
+    def run(self, inputs: Any) -> Any:
+        """The outputs for an array (if the model has one input) or a dict of arrays by input name.
+
+        Floats are cast to the model's dtype. One output comes back as an array, several as a dict by name. Raises
+        ValueError naming the input for a missing or unknown name, a wrong rank or a wrong size; TypeError for numbers
+        of another kind.
+        """
+        given = inputs if isinstance(inputs, Mapping) else self._single(inputs)
+        unknown = [name for name in given if name not in self._inputs]
+        missing = [name for name in self._inputs if name not in given]
+        if unknown or missing:
+            problem = f"unknown input {unknown[0]!r}" if unknown else f"input {missing[0]!r} is missing"
+            raise ValueError(f"{problem}; the model's inputs are {', '.join(map(repr, self._inputs))}")
+        binding: dict[str, int] = {}
+        feeds = {name: _fit(name, given[name], type_, binding) for name, type_ in self._inputs.items()}
+        results = self._session.run(None, feeds)
+        if len(results) == 1:
+            return results[0]
+        return dict(zip(self._outputs, results, strict=True))
+
+    def close(self) -> None:
+        """Release the model's memory; running it afterwards is an error."""
+        self._session = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _single(self, array: Any) -> dict[str, Any]:
+        if len(self._inputs) != 1:
+            names = ", ".join(map(repr, self._inputs))
+            raise ValueError(f"a model with {len(self._inputs)} inputs takes a dict of arrays by name: {names}")
+        return {next(iter(self._inputs)): array}
+
+
+def _wanted(provider: str | Sequence[str]) -> list[str]:
+    names = [provider] if isinstance(provider, str) else list(provider)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"a provider is a name or a list of names, got {provider!r}")
+    wanted = [PROVIDERS.get(name.lower(), name) for name in names]
+    for name, full in zip(names, wanted, strict=True):
+        if full not in onnxruntime.get_available_providers():
+            raise ValueError(f"provider {name!r} is not available; {_available_text()}")
+    return wanted
+
+
+def _available_text() -> str:
+    short = {full: name for name, full in PROVIDERS.items()}
+    return f"available: {', '.join(short.get(name, name) for name in onnxruntime.get_available_providers())}"
+
+
+def _open(model: ModelSource, options: Any, providers: list[str]) -> Any:
+    if isinstance(model, str | os.PathLike):
+        return _start(str(Path(model)), str(model), options, providers)
+    if isinstance(model, bytes | bytearray | memoryview):
+        return _start(bytes(model), "the model", options, providers)
+    if not isinstance(model, onnx.ModelProto):
+        raise TypeError(f"a model is a path, bytes or an onnx.ModelProto, not {type(model).__name__}")
+    if weight_bytes(model) <= INLINE_LIMIT:
+        return _start(model.SerializeToString(), "the model", options, providers)
+    with tempfile.TemporaryDirectory(prefix="lora_graph-") as folder:
+        path = Path(folder, "model.onnx")
+        save_model(model, path)
+        return _start(str(path), "the model", options, providers)
+
+
+def _start(model: str | bytes, label: str, options: Any, providers: list[str]) -> Any:
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=providers)
+    except Exception as error:  # ONNX Runtime's own exceptions have no common base class but this one
+        raise LoadError(f"{label}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from error
+
+
+def _type(item: Any) -> TensorType:
+    kind = item.type.removeprefix("tensor(").removesuffix(")")
+    dtype = {"float": "float32", "double": "float64"}.get(kind, kind)
+    shape = [
+        size if isinstance(size, int) else _dimension(size or f"{item.name}_{axis}")
+        for axis, size in enumerate(item.shape)
+    ]
+    return TensorType(np.dtype(dtype), tuple(shape))
+
+
+def _dimension(text: str) -> dims.Dim:
+    try:
+        return dims.dim(text)
+    except ValueError:
+        return dims.dim(repr(text))
+
+
+def _fit(name: str, given: Any, type_: TensorType, binding: dict[str, int]) -> Array:
+    """``given`` as an array of ``type_``; ``binding`` collects the sizes that named dimensions have."""
+    array = np.asarray(given)
+    if array.dtype != type_.dtype:
+        if not type_.is_float and not (array.dtype.kind in "iu" and type_.dtype.kind in "iu"):
+            raise TypeError(f"input {name!r} must be {type_}, got {array.dtype.name}{list(array.shape)}")
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"input {name!r} must be {type_}, got {array.dtype.name}{list(array.shape)}")
+        array = array.astype(type_.dtype)
+    fits = array.ndim == type_.rank
+    for size, actual in zip(type_.shape, array.shape, strict=False):
+        plain = dims.plain_name(size)
+        expected = size if isinstance(size, int) else binding.setdefault(plain, actual) if plain else actual
+        fits = fits and expected == actual
+    if not fits:
+        raise ValueError(f"input {name!r} must be {type_}, got shape {list(array.shape)}")
+    return array

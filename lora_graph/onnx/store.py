@@ -1,0 +1,113 @@
+"""Writing models to files, large weights to a data file beside them."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from lora_graph.files import atomic_write
+from lora_graph.ir.graph import Graph
+from lora_graph.ir.types import Array
+from lora_graph.onnx.exporter import build
+
+EXTERNAL_LIMIT = 2**30
+"""Bytes of weights above which they go to a file of their own."""
+
+ALIGNMENT = 4096
+"""Where tensors of a data file start: at pages, so that they can be mapped."""
+
+SMALL = 1024
+"""Tensors of at most this many bytes stay in the model."""
+
+
+def save_model(
+    model: onnx.ModelProto, path: str | os.PathLike[str], *, external_limit: int = EXTERNAL_LIMIT
+) -> None:
+    """Write ``model`` to ``path`` so that a reader finds the old model or the new one, whole.
+
+    With more than ``external_limit`` bytes of weights the large ones go to ``<name>.<token>.data`` beside it, which is
+    complete before the model that refers to it appears; data files of earlier versions are removed afterwards. Raises
+    the OSError that says why ``path`` cannot be written, and leaves everything as it was.
+    """
+    if not isinstance(model, onnx.ModelProto):
+        raise TypeError(f"expected an onnx.ModelProto, got {type(model).__name__}")
+    _save(ir.from_proto(model), Path(path), external_limit)
+
+
+def export_model(
+    graph: Graph,
+    state: Mapping[str, Array],
+    path: str | os.PathLike[str],
+    *,
+    opset: int = 21,
+    metadata: Mapping[str, str] | None = None,
+    doc: str = "",
+    external_limit: int = EXTERNAL_LIMIT,
+) -> None:
+    """Lower ``graph`` and write it to ``path`` as :func:`save_model` does, without holding a second copy of the weights."""
+    model = build(graph, state, opset=opset, metadata=metadata, doc=doc)
+    _save(model, Path(path), external_limit)
+
+
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """How many bytes the initializers of ``model`` take."""
+    return sum(
+        math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        for tensor in model.graph.initializer
+    )
+
+
+def _save(model: ir.Model, path: Path, external_limit: int) -> None:
+    weights = {name: value.const_value for name, value in model.graph.initializers.items()}
+    if sum(tensor.nbytes for tensor in weights.values()) <= external_limit:
+        _write(model, path)
+        _remove_data(path, keep=None)
+        return
+    data = path.with_name(f"{path.name}.{secrets.token_hex(4)}.data")
+    large = {name: tensor for name, tensor in weights.items() if tensor.nbytes > SMALL}
+    try:
+        with atomic_write(data) as file:
+            moved = {name: _append(file, tensor, name, data) for name, tensor in large.items()}
+        for name, tensor in moved.items():
+            model.graph.initializers[name].const_value = tensor
+        _write(model, path)
+    except BaseException:
+        data.unlink(missing_ok=True)
+        raise
+    finally:
+        for name, tensor in large.items():
+            model.graph.initializers[name].const_value = tensor
+    _remove_data(path, keep=data)
+
+
+def _write(model: ir.Model, path: Path) -> None:
+    content = ir.to_proto(model).SerializeToString()
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def _append(file: BinaryIO, tensor: ir.TensorProtocol, name: str, data: Path) -> ir.ExternalTensor:
+    """Write ``tensor`` at the next page of ``file`` and refer to it there."""
+    file.write(b"\0" * (-file.tell() % ALIGNMENT))
+    offset = file.tell()
+    array = np.ascontiguousarray(tensor.numpy())
+    file.write(array.reshape(-1).view(np.uint8).data)
+    return ir.ExternalTensor(
+        data.name, offset, array.nbytes, tensor.dtype, shape=tensor.shape, name=name, base_dir=data.parent
+    )
+
+
+def _remove_data(path: Path, keep: Path | None) -> None:
+    """Remove data files that earlier versions of the model at ``path`` left behind."""
+    for other in path.parent.iterdir():
+        token = other.name.removeprefix(f"{path.name}.").removesuffix(".data")
+        if other != keep and other.name == f"{path.name}.{token}.data" and len(token) == 8 and token.isalnum():
+            other.unlink()
