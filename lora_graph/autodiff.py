@@ -20,6 +20,8 @@ def gradients(output: Value, wrt: Sequence[Value], cotangent: Value | None = Non
 
     Without ``cotangent``, ``output`` must be a scalar and the result is its gradient.
     """
+    if not output.type.is_float:
+        raise TypeError(f"only floats have a gradient, got {output.type}")
     if cotangent is None:
         if output.shape:
             raise ValueError(f"the gradient of {output.type} needs a cotangent: only a scalar has a gradient by itself")
@@ -32,16 +34,21 @@ def gradients(output: Value, wrt: Sequence[Value], cotangent: Value | None = Non
 
 def pull(cotangents: Mapping[Value, Value], wrt: Sequence[Value]) -> dict[Value, Value]:
     """The cotangents of those of ``wrt`` that are reached, given the cotangents of some outputs."""
-    order = topological(cotangents)
-    targets = set(wrt)
-    active: set[Value] = set()
+    return _sweep(topological(cotangents), cotangents, wrt)
+
+
+def _sweep(order: Sequence[Value], cotangents: Mapping[Value, Value], wrt: Sequence[Value]) -> dict[Value, Value]:
+    """The cotangents of ``wrt``, carried backwards through the Values of ``order`` alone."""
+    active = set(wrt)
+    passing: set[Value] = set()
     for value in order:
-        if value in targets or any(operand in active for operand in value.operands):
+        if any(operand in active for operand in value.operands):
             active.add(value)
+            passing.add(value)
     total = dict(cotangents)
     parts: dict[Value, list[Value | None]] = {}
     for value in reversed(order):
-        if value not in active or (value not in total and value not in parts):
+        if value not in passing or (value not in total and value not in parts):
             continue
         if isinstance(value.op, Project):
             _collect(parts, value, total[value])
@@ -56,8 +63,11 @@ def pull(cotangents: Mapping[Value, Value], wrt: Sequence[Value]) -> dict[Value,
 def _pullback(value: Value, cotangent: Value | tuple[Value | None, ...]) -> Sequence[Value | None]:
     op = value.op
     if isinstance(op, Fused) and not op.has_pullback and isinstance(cotangent, Value):
-        found = pull({op.decompose(*value.operands): cotangent}, value.operands)
-        return [found.get(operand) for operand in value.operands]
+        spelled = op.decompose(*value.operands)
+        inside = topological([spelled], stop=set(value.operands).__contains__)
+        found = _sweep(inside, {spelled: cotangent}, value.operands)
+        # an operand that is used twice has one cotangent, which counts once
+        return [found.pop(operand, None) for operand in value.operands]
     return op.pullback(cotangent, value, *value.operands)  # type: ignore[arg-type]
 
 

@@ -8,6 +8,8 @@ that cannot be carried out are atoms of the polynomial.
 from __future__ import annotations
 
 import ast
+import keyword
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, reduce
@@ -27,6 +29,8 @@ class Call:
             return f"{_parenthesised(self.left)}//{_parenthesised(self.right)}"
         return f"{self.function}({self.left},{self.right})"
 
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Atom = str | Call
 Monomial = tuple[Atom, ...]
@@ -147,7 +151,9 @@ def product(shape: Iterable[Dim]) -> Dim:
 
 
 def divide(left: Dim, right: Dim) -> Dim:
-    """Floor division, carried out where it is exact term by term."""
+    """Floor division, carried out where it is exact term by term; ZeroDivisionError if ``right`` is 0."""
+    if right == 0:
+        raise ZeroDivisionError(f"the dimension {left} cannot be divided by 0")
     if isinstance(left, int) and isinstance(right, int):
         return left // right
     quotient = exact_quotient(left, right)
@@ -157,8 +163,10 @@ def divide(left: Dim, right: Dim) -> Dim:
 def exact_quotient(left: Dim, right: Dim) -> Dim | None:
     """``left / right`` where ``right`` is a single term that divides every term of ``left``, else None."""
     divisor = _terms(right)
+    if left == right:
+        return 1
     if len(divisor) != 1:
-        return 1 if left == right else None
+        return None
     ((atoms, factor),) = divisor
     terms = []
     for monomial, coefficient in _terms(left):
@@ -181,10 +189,25 @@ def maximum(left: Dim, right: Dim) -> Dim:
     return _extremum("max", left, right)
 
 
+def is_size(value: Dim) -> bool:
+    """Whether ``value`` can be shown to be at least 0, given that every name stands for a size."""
+    if isinstance(value, int):
+        return value >= 0
+    return all(factor > 0 and all(map(_is_size_atom, monomial)) for monomial, factor in value.terms)
+
+
+def _is_size_atom(atom: Atom) -> bool:
+    if isinstance(atom, str):
+        return True
+    known = is_size(atom.left), is_size(atom.right)
+    return any(known) if atom.function == "max" else all(known)
+
+
 def _extremum(function: str, left: Dim, right: Dim) -> Dim:
-    difference = left - right
-    if isinstance(difference, int):
-        return left if (difference <= 0) == (function == "min") else right
+    if is_size(left - right):
+        return right if function == "min" else left
+    if is_size(right - left):
+        return left if function == "min" else right
     first, second = sorted((left, right), key=str)
     return _polynomial([((Call(function, first, second),), 1)])
 
@@ -223,7 +246,7 @@ def _substitute_atom(atom: Atom, binding: Mapping[str, Dim]) -> Dim:
 
 def _atom_text(atom: Atom) -> str:
     if isinstance(atom, str):
-        return atom if atom.isidentifier() else repr(atom)
+        return atom if _IDENTIFIER.fullmatch(atom) and not keyword.iskeyword(atom) else repr(atom)
     return f"({atom})" if atom.function == "//" else str(atom)
 
 
@@ -235,7 +258,7 @@ def _parenthesised(value: Dim) -> str:
 def _parse(text: str) -> Dim:
     try:
         return _read(ast.parse(text, mode="eval").body)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, ZeroDivisionError) as error:
         raise ValueError(
             f"cannot read the dimension {text!r}: write a name or an integer expression of names"
         ) from error

@@ -85,8 +85,8 @@ class Expression:
         return self._apply(OPS["Abs"](), self)
 
     def _reduce(self, name: str, axis: int | Sequence[int] | None, keepdims: bool) -> Self:
-        axes = None if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
-        return self._apply(OPS[name](axes=axes, keepdims=int(keepdims)), self)
+        axes = None if axis is None else tuple(axis) if isinstance(axis, Sequence) else (axis,)
+        return self if axes == () else self._apply(OPS[name](axes=axes, keepdims=int(keepdims)), self)
 
     def sum(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Self:
         return self._reduce("ReduceSum", axis, keepdims)

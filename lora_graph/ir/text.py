@@ -26,13 +26,21 @@ from lora_graph.ir.types import Array, TensorType
 from lora_graph.ir.value import Value, apply
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/-]+")
-_NAME = r'%(?:[A-Za-z0-9_.:/-]+|"(?:[^"\\]|\\.)*")'
-_HEADER = re.compile(rf"graph (?P<name>{_NAME[1:]})\((?P<inputs>.*)\) -> \((?P<outputs>.*)\) \{{$")
-_LINE = re.compile(
-    rf"(?P<target>{_NAME})(?:: (?P<type>.*?))? = (?P<op>\w+)(?:\((?P<operands>{_NAME}(?:, {_NAME})*)\))?"
-    rf"(?: \{{(?P<attributes>.*?)\}})?(?:  @ (?P<scope>{_NAME[1:]}))?$"
+_STRING = r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\''
+_LABEL = rf"(?:{_PLAIN.pattern}|{_STRING})"
+_NAME = f"%{_LABEL}"
+_TENSOR = rf"\w+\[(?:[^\[\]\"']|{_STRING})*\]"
+_TYPE = rf"(?:{_TENSOR}|\({_TENSOR}(?:; {_TENSOR})*\))"
+_INPUT = rf"(?P<name>{_NAME}): (?P<type>{_TENSOR})"
+_OUTPUT = rf"(?P<name>{_LABEL})=(?P<value>{_NAME})"
+_HEADER = re.compile(
+    rf"graph (?P<name>{_LABEL})\((?P<inputs>(?:{_NAME}: {_TENSOR}(?:, (?=%)|(?=\))))*)\)"
+    rf" -> \((?P<outputs>(?:{_LABEL}={_NAME}(?:, (?=[^)])|(?=\))))*)\) \{{"
 )
-_PORT = re.compile(rf"(?P<key>{_NAME}|{_NAME[1:]})(?:: (?P<type>\w+\[.*?\])(?=, %|$)|=(?P<value>{_NAME}))(?:, |$)")
+_LINE = re.compile(
+    rf"(?P<target>{_NAME})(?:: (?P<type>{_TYPE}))? = (?P<op>\w+)(?:\((?P<operands>{_NAME}(?:, {_NAME})*)\))?"
+    rf"(?: \{{(?P<attributes>(?:[^\"'{{}}]|{_STRING})*)\}})?(?:  @ (?P<scope>{_LABEL}))?"
+)
 
 
 def print_graph(graph: Graph) -> str:
@@ -56,15 +64,17 @@ def parse(text: str) -> Graph:
     if not lines:
         raise ValueError("no graph in an empty text")
     number, head = lines[0]
-    header = _HEADER.match(head)
+    header = _HEADER.fullmatch(head)
     if not header or lines[-1][1] != "}":
         raise ValueError(
             f"line {number}: expected 'graph NAME(inputs) -> (outputs) {{' and a closing '}}', got {head!r}"
         )
     values: dict[str, Value] = {}
     notes: dict[Value, Note] = {}
-    for port in _PORT.finditer(header["inputs"]):
-        label = _unquote(port["key"][1:])
+    for port in re.finditer(_INPUT, header["inputs"]):
+        label = _unquote(port["name"][1:])
+        if label in values:
+            raise ValueError(f"line {number}: two inputs are called {label!r}")
         values[label] = apply(Input(label, _read_type(port["type"])))
     inputs = tuple(values.values())
     for number, line in lines[1:-1]:
@@ -73,14 +83,13 @@ def parse(text: str) -> Graph:
         except (ValueError, TypeError, SyntaxError) as error:
             raise ValueError(f"line {number}: {error}") from error
     outputs = {}
-    for port in _PORT.finditer(header["outputs"]):
-        outputs[_unquote(port["key"])] = _lookup(values, port["value"])
+    for port in re.finditer(_OUTPUT, header["outputs"]):
+        outputs[_unquote(port["name"])] = _lookup(values, port["value"])
     return Graph(inputs, outputs, notes, _unquote(header["name"]))
 
 
 def dump_value(value: Value) -> str:
-    leaves = [v for v in Graph((), {"value": value}).values if isinstance(v.op, Input)]
-    return print_graph(Graph(tuple(leaves), {"value": value}))
+    return print_graph(Graph((), {"value": value}))
 
 
 def load_value(text: str) -> Value:
@@ -120,7 +129,7 @@ def _written_attributes(op: Op) -> str:
 
 
 def _read_line(line: str, values: dict[str, Value], notes: dict[Value, Note]) -> None:
-    match = _LINE.match(line)
+    match = _LINE.fullmatch(line)
     if not match:
         raise ValueError(f"cannot read {line!r}: expected '%name: type = Op(%operand, ...) {{attribute=value}}'")
     operands = [_lookup(values, token) for token in re.findall(_NAME, match["operands"] or "")]
@@ -156,9 +165,9 @@ def _typed(declared: str, value: Any) -> Any:
         return _read_type(value)
     if "dtype" in declared and isinstance(value, str):
         return np.dtype(value)
-    if "Shape" in declared and value is not None:
-        return dims.shape_of(value)
-    if "Dim" in declared and value is not None:
+    if ("Shape" in declared or "tuple[Dim" in declared) and value is not None:
+        return tuple(dims.dim(item) if isinstance(item, str) else item for item in value)
+    if "Dim" in declared and isinstance(value, str):
         return dims.dim(value)
     return value
 
@@ -167,6 +176,8 @@ def _literal(attribute: Any) -> str:
     match attribute:
         case dims.SymbolicDim() | TensorType():
             return repr(str(attribute))
+        case float():
+            return repr(float(attribute))
         case np.dtype():
             return repr(attribute.name)
         case tuple():
@@ -182,10 +193,11 @@ def _array_literal(array: Array) -> str:
     kind = f"{array.dtype.name}[{', '.join(map(str, array.shape))}]"
     if array.dtype.kind in "biu":
         return f"array({kind!r}, {array.tolist()!r})"
-    plain = np.asarray(array.astype(np.float64) if array.dtype.itemsize < 8 else array)
-    again = np.asarray(plain.tolist(), array.dtype).reshape(array.shape)
+    # the shortest digits that tell a float32 from its neighbours are fewer than those of the equal float64
+    short = np.asarray([float(str(item)) for item in array.ravel()], np.float64).reshape(array.shape)
+    again = np.asarray(short.tolist(), array.dtype).reshape(array.shape)
     if again.tobytes() == array.tobytes():
-        return f"array({kind!r}, {plain.tolist()!r})"
+        return f"array({kind!r}, {short.tolist()!r})"
     return f"array({kind!r}, {array.tobytes().hex()!r})"
 
 

@@ -33,7 +33,7 @@ class Relu(Elementwise):
     """y = max(x, 0), with derivative 0 at 0."""
 
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
-        return np.maximum(operands[0], operands[0].dtype.type(0), out=out)
+        return np.asarray(np.maximum(operands[0], operands[0].dtype.type(0), out=out))
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         return (cotangent * (result > 0).astype(result.dtype),)
@@ -47,8 +47,9 @@ class Sigmoid(Elementwise):
 
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
         (x,) = operands
-        # e^-x stays finite: beyond this point the result is below the smallest number anyone can tell from 0
-        y = np.maximum(x, x.dtype.type(math.log(np.finfo(x.dtype).tiny) + 2), out=out)
+        y = np.empty_like(x) if out is None else out
+        # so that e^-x stays finite: below this bound the result is as good as 0
+        np.maximum(x, x.dtype.type(-0.99 * math.log(np.finfo(x.dtype).max)), out=y)
         np.negative(y, out=y)
         np.exp(y, out=y)
         np.add(y, y.dtype.type(1), out=y)
@@ -129,7 +130,7 @@ class Softplus(Activation):
 
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
         (x,) = operands
-        return np.add(np.log1p(np.exp(-np.abs(x))), np.maximum(x, x.dtype.type(0)), out=out)
+        return np.asarray(np.add(np.log1p(np.exp(-np.abs(x))), np.maximum(x, x.dtype.type(0)), out=out))
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         return (cotangent * sigmoid(operands[0]),)
@@ -146,8 +147,8 @@ class Swish(Activation):
 
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
         (x,) = operands
-        gate = Sigmoid().evaluate(x if self.alpha == 1.0 else x * x.dtype.type(self.alpha))
-        return np.multiply(x, gate, out=out)
+        gate = Sigmoid().evaluate(x if self.alpha == 1.0 else np.asarray(x * x.dtype.type(self.alpha)))
+        return np.multiply(x, gate, out=gate if out is None else out)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         (x,) = operands
@@ -175,9 +176,9 @@ class Gelu(Activation):
         (x,) = operands
         one, half = x.dtype.type(1), x.dtype.type(0.5)
         if self.approximate == "none":
-            gate = erf_kernel(x * x.dtype.type(math.sqrt(0.5)))
+            gate = erf_kernel(np.asarray(x * x.dtype.type(math.sqrt(0.5))))
         else:
-            gate = x * x
+            gate = np.asarray(x * x)
             gate *= x.dtype.type(0.044715)
             gate += one
             gate *= x
@@ -185,7 +186,7 @@ class Gelu(Activation):
             np.tanh(gate, out=gate)
         gate += one
         gate *= half
-        return np.multiply(x, gate, out=out)
+        return np.multiply(x, gate, out=gate if out is None else out)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         (x,) = operands
@@ -207,7 +208,7 @@ def erf_kernel(x: Array, out: Array | None = None) -> Any:
 
     if x.dtype == np.float16:
         return store(erf(x.astype(np.float32)).astype(np.float16), out)
-    return erf(x, out=out)
+    return np.asarray(erf(x, out=out))
 
 
 def relu(x: Any) -> Any:

@@ -42,7 +42,7 @@ class Elementwise(Op, abstract=True):
         return first.with_shape(shape)
 
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
-        return type(self).ufunc(*operands, out=out)
+        return np.asarray(type(self).ufunc(*operands, out=out))
 
 
 @dataclass(frozen=True, eq=False)

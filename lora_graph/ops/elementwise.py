@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from lora_graph.ir.leaves import Constant, constant
 from lora_graph.ir.op import Lowering, NodeView
 from lora_graph.ir.types import Array, TensorType
 from lora_graph.ir.value import Value, apply, lift
@@ -68,7 +69,7 @@ class Div(Elementwise):
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
         a, b = operands
         if a.dtype.kind not in "iu":
-            return np.divide(a, b, out=out)
+            return np.asarray(np.divide(a, b, out=out))
         quotient = np.floor_divide(a, b)
         quotient += ((a % b != 0) & ((a < 0) != (b < 0))).astype(quotient.dtype)
         return store(quotient, out)
@@ -83,30 +84,46 @@ class Div(Elementwise):
 
 @dataclass(frozen=True, eq=False)
 class Pow(Elementwise):
-    """y = a^b."""
+    """y = a^b. The derivative by b is 0 at a = 0, its limit for b > 0, and NaN for a < 0, where there is none."""
 
     ufunc = np.power
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         a, b = operands
-        of_base = unbroadcast(cotangent * b * a ** (b - 1), a.shape)
-        positive = a > 0
-        log = where(positive, where(positive, a, 1.0).log(), 0.0)
-        return of_base, unbroadcast(cotangent * result * log, b.shape)
+        zero = a.equal(0)
+        log = where(zero, 0, where(zero, 1, a).log())
+        return unbroadcast(cotangent * b * a ** less_one(b), a.shape), unbroadcast(cotangent * result * log, b.shape)
+
+    @classmethod
+    def read(cls, node: NodeView) -> Value:
+        """ONNX lets the exponent have a type of its own; the result has the type of the base."""
+        a, b = node.operands
+        assert a is not None
+        assert b is not None
+        wide = a.dtype if a.type.is_float or not b.type.is_float else b.dtype
+        power: Value = apply(cls(), a.astype(wide), b.astype(wide))
+        return power.astype(a.dtype)
 
 
 @dataclass(frozen=True, eq=False)
 class Mod(Elementwise):
-    """y = a mod b with the sign of b (``fmod=1``: of a), as in ONNX."""
+    """y = a mod b with the sign of b (``fmod=1``: of a). Floats take ``fmod=1`` only, as in ONNX."""
 
     fmod: int = 0
 
+    def infer(self, *operands: TensorType) -> TensorType:
+        if operands[0].is_float and not self.fmod:
+            raise TypeError(f"Mod: floats take fmod=1, got {operands[0]} with fmod=0")
+        return self.unify(operands)
+
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
         a, b = operands
-        return np.fmod(a, b, out=out) if self.fmod else np.mod(a, b, out=out)
+        return np.asarray(np.fmod(a, b, out=out) if self.fmod else np.mod(a, b, out=out))
 
-    def lower(self, to: Lowering, *operands: str) -> str:
-        return to.node("Mod", operands, {"fmod": self.fmod})
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        a, b = operands
+        quotient = (a - result) / b
+        return unbroadcast(cotangent, a.shape), unbroadcast(-(cotangent * quotient), b.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -367,33 +384,43 @@ class Where(Elementwise):
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         condition, a, b = operands
-        return (
-            None,
-            unbroadcast(where(condition, cotangent, 0), a.shape),
-            unbroadcast(where(condition, 0, cotangent), b.shape),
-        )
+        of_a, of_b = where(condition, cotangent, 0), where(condition, 0, cotangent)
+        return None, unbroadcast(of_a, a.shape), unbroadcast(of_b, b.shape)
 
 
 @dataclass(frozen=True, eq=False)
 class Clip(Elementwise):
-    """y = min(max(x, low), high); the bounds are scalars."""
+    """y = min(max(x, low), high) for scalars low ≤ high; at a bound itself the cotangent goes to x."""
 
     in_place: ClassVar[int] = 1
 
     def infer(self, *operands: TensorType) -> TensorType:
-        if any(bound.shape for bound in operands[1:]):
+        if any(limit.shape for limit in operands[1:]):
             raise ValueError(f"Clip: the bounds must be scalars, got {operands[1]} and {operands[2]}")
         return self.unify(operands)
 
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
         x, low, high = operands
-        return np.minimum(np.maximum(x, low, out=out), high, out=out)
+        held = np.maximum(x, low, out=out)
+        return np.asarray(np.minimum(held, high, out=held if x.ndim else out))
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         x, low, high = operands
         below, above = x < low, x > high
         inside = where(below, 0, where(above, 0, cotangent))
         return inside, where(below, cotangent, 0).sum(), where(above, cotangent, 0).sum()
+
+    @classmethod
+    def read(cls, node: NodeView) -> Value:
+        """A bound that is not given is an operand or, before opset 11, an attribute that is not there."""
+        x, *given = node.operands
+        assert x is not None
+        info: Any = np.finfo(x.dtype) if x.type.is_float else np.iinfo(x.dtype)
+        widest = (-np.inf, np.inf) if x.type.is_float else (info.min, info.max)
+        written = (node.attributes.get("min", widest[0]), node.attributes.get("max", widest[1]))
+        operands = [*given, None, None][:2]
+        low, high = (written[i] if limit is None else limit for i, limit in enumerate(operands))
+        return clip(x, low, high)
 
 
 @dataclass(frozen=True, eq=False)
@@ -407,7 +434,11 @@ class Cast(Elementwise):
         return self.unify(operands).with_dtype(self.to)
 
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
-        return store(operands[0].astype(self.to), out)
+        (x,) = operands
+        if out is None:
+            return x.astype(self.to)
+        np.copyto(out, x, casting="unsafe")
+        return out
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         (x,) = operands
@@ -416,13 +447,28 @@ class Cast(Elementwise):
     def lower(self, to: Lowering, *operands: str) -> str:
         return to.node("Cast", operands, {"to": self.to})
 
+    @classmethod
+    def read(cls, node: NodeView) -> Value:
+        (x,) = node.operands
+        assert x is not None
+        return apply(cls(node.dtype("to")), x)
+
 
 def store(result: Array, out: Array | None) -> Array:
-    """``result``, copied to ``out`` if that is given."""
+    """``result`` as an array, copied to ``out`` if that is given."""
     if out is None:
-        return result
+        return np.asarray(result)
     np.copyto(out, result)
     return out
+
+
+def less_one(exponent: Value) -> Value:
+    """b - 1, but 0 where b = 0, so that b · a^(b-1) is 0 and not NaN at a = 0 there."""
+    if isinstance(exponent.op, Constant):
+        value = exponent.op.value
+        return constant(np.where(value == 0, 0, value - 1).astype(value.dtype))
+    lowered: Value = where(exponent.equal(0), 0, exponent - 1)
+    return lowered
 
 
 def scales(varying: tuple[bool, ...], operands: tuple[TensorType, ...], lead: int) -> bool:

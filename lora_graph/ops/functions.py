@@ -31,8 +31,7 @@ def _binary(op: type[Op]) -> Callable[[Any, Any], Any]:
 
 def _reduction(op: type[r.Reduction]) -> Callable[..., Any]:
     def function(x: Any, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Any:
-        axes = None if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
-        return apply(op(axes, int(keepdims)), x)
+        return x._reduce(op.__name__, axis, keepdims)
 
     function.__doc__ = op.__doc__
     function.__name__ = function.__qualname__ = op.__name__.lower()

@@ -9,7 +9,7 @@ import numpy as np
 
 from lora_graph.ir import dims
 from lora_graph.ir.leaves import constant
-from lora_graph.ir.op import Lowering, NodeView, Op
+from lora_graph.ir.op import NodeView, Op
 from lora_graph.ir.types import Array, TensorType, meet, normalize_axis
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops.elementwise import Cotangents
@@ -30,7 +30,7 @@ class Gather(Op):
 
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
         data, indices = operands
-        return np.take(data, indices, axis=self.axis)
+        return np.asarray(np.take(data, indices, axis=self.axis))
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         data, indices = operands
@@ -122,7 +122,10 @@ class ScatterND(Op):
         depth = indices.shape[-1] if indices.rank else None
         if not isinstance(depth, int) or not 1 <= depth <= data.rank:
             raise ValueError(f"ScatterND: the last axis of {indices} must index into {data}")
-        for want, have in zip((*indices.shape[:-1], *data.shape[depth:]), updates.shape, strict=True):
+        wanted = (*indices.shape[:-1], *data.shape[depth:])
+        if len(wanted) != updates.rank or data.dtype != updates.dtype:
+            raise ValueError(f"ScatterND: {updates} at {indices} do not fit {data}")
+        for want, have in zip(wanted, updates.shape, strict=True):
             meet(want, have, f"ScatterND of {updates} into {data}")
         return data
 
@@ -153,15 +156,12 @@ class GatherND(Op):
 
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
         data, indices = operands
-        return data[tuple(np.moveaxis(indices, -1, 0))]
+        return np.asarray(data[tuple(np.moveaxis(indices, -1, 0))])
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         data, indices = operands
         into = expand(constant(0, data.dtype), data.shape)
         return apply(ScatterND("add"), into, indices, cotangent), None
-
-    def lower(self, to: Lowering, *operands: str) -> str:
-        return to.node("GatherND", operands)
 
 
 def check_indices(name: str, indices: TensorType) -> None:

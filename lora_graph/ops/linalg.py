@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from lora_graph.ir import dims
+from lora_graph.ir.dims import Dim
+from lora_graph.ir.leaves import constant
 from lora_graph.ir.op import NodeView, Op
 from lora_graph.ir.types import TensorType, broadcast, meet
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops.base import unbroadcast
 from lora_graph.ops.elementwise import Cotangents, store
 from lora_graph.ops.fused import Fused
-from lora_graph.ops.shape import Varying, squeeze, swap_last, unsqueeze
+from lora_graph.ops.shape import Varying, expand, squeeze, swap_last, unsqueeze
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +31,10 @@ class MatMul(Op):
         a, b = operands
         if a.dtype != b.dtype:
             raise TypeError(f"MatMul: operands must share one dtype, got {a} and {b}")
-        if not a.rank or not b.rank or a.dtype.kind == "b":
-            raise ValueError(f"MatMul: operands must be numeric and have at least one axis, got {a} and {b}")
+        if a.dtype.kind == "b":
+            raise TypeError(f"MatMul is not defined for bool, got {a} and {b}")
+        if not a.rank or not b.rank:
+            raise ValueError(f"MatMul: operands must have at least one axis, got {a} and {b}")
         what = f"MatMul of {a} and {b}"
         meet(a.shape[-1], b.shape[0 if b.rank == 1 else -2], what)
         stack = broadcast(a.shape[:-2], b.shape[:-2], what)
@@ -40,9 +46,10 @@ class MatMul(Op):
             return store(np.matmul(a.astype(np.float32), b.astype(np.float32)).astype(np.float16), out)
         if a.ndim > 2 and b.ndim == 2 and a.flags.c_contiguous and (out is None or out.flags.c_contiguous):
             # one large product instead of a stack of small ones
-            rows = np.matmul(a.reshape(-1, a.shape[-1]), b, out=None if out is None else out.reshape(-1, b.shape[-1]))
-            return rows.reshape(*a.shape[:-1], b.shape[-1])
-        return np.matmul(a, b, out=out)
+            rows = math.prod(a.shape[:-1])
+            flat = None if out is None else out.reshape(rows, b.shape[-1])
+            return np.matmul(a.reshape(rows, a.shape[-1]), b, out=flat).reshape(*a.shape[:-1], b.shape[-1])
+        return np.asarray(np.matmul(a, b, out=out))
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         a, b = operands
@@ -91,6 +98,8 @@ class Gemm(Fused):
         )
         if a.rank != 2 or b.rank != 2:
             raise ValueError(f"Gemm: a and b must be matrices, got {operands[0]} and {operands[1]}")
+        if not a.is_float and (self.alpha != 1.0 or self.beta != 1.0):
+            raise TypeError(f"Gemm: alpha and beta scale floats only, got {operands[0]}")
         product = MatMul().infer(a, b)
         if len(operands) > 2:
             c = operands[2]
@@ -132,3 +141,33 @@ class Gemm(Fused):
 
 def matmul(a: Any, b: Any) -> Any:
     return apply(MatMul(), a, b)
+
+
+@dataclass(frozen=True, eq=False)
+class EyeLike(Op):
+    """y[i, j] = 1 where i = j, else 0, in the shape of the operand and as ``dtype``."""
+
+    dtype: np.dtype[Any]
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        (like,) = operands
+        if like.rank != 2:
+            raise ValueError(f"EyeLike: the operand must be a matrix, got {like}")
+        return like.with_dtype(self.dtype)
+
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
+        return store(np.eye(*operands[0].shape, dtype=self.dtype), out)
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        return (None,)
+
+    @classmethod
+    def read(cls, node: NodeView) -> Value:
+        (like,) = node.operands
+        assert like is not None
+        return apply(cls(np.dtype(node.attributes.get("dtype", like.dtype))), like)
+
+
+def eye(size: Dim, dtype: npt.DTypeLike) -> Value:
+    """The identity matrix ``[size, size]``."""
+    return apply(EyeLike(np.dtype(dtype)), expand(constant(0, dtype), (size, size)))

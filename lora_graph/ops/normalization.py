@@ -13,7 +13,7 @@ from lora_graph.ir.op import Lowering, NodeView
 from lora_graph.ir.types import TensorType, normalize_axis
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops.base import unbroadcast
-from lora_graph.ops.elementwise import Cotangents
+from lora_graph.ops.elementwise import Cotangents, store
 from lora_graph.ops.fused import Fused
 
 
@@ -31,8 +31,10 @@ class LayerNormalization(Fused):
     def infer(self, *operands: TensorType) -> TensorType:
         x = operands[0]
         normalize_axis(self.axis, x.rank, self.name)
+        if not x.is_float or any(operand.dtype != x.dtype for operand in operands):
+            raise TypeError(f"{self.name}: operands must be floats of one dtype, got {', '.join(map(str, operands))}")
         for operand in operands[1:]:
-            if operand.shape != x.shape[self.axis % x.rank :] or operand.dtype != x.dtype:
+            if operand.shape != x.shape[self.axis % x.rank :]:
                 raise ValueError(f"LayerNormalization: {operand} does not fit the normalized axes of {x}")
         return x
 
@@ -60,7 +62,7 @@ class LayerNormalization(Fused):
         y *= operands[1]
         if len(operands) > 2:
             y += operands[2]
-        return y if wide is x else y.astype(x.dtype)
+        return y if wide is x else store(y.astype(x.dtype), out)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         x, scale = operands[:2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from lora_graph.ir.leaves import size_of
 from lora_graph.ir.op import Lowering, NodeView, Op
 from lora_graph.ir.types import Array, TensorType, normalize_axis
 from lora_graph.ir.value import Value, apply
-from lora_graph.ops.elementwise import Cotangents, store
+from lora_graph.ops.elementwise import Cotangents, store, where
 from lora_graph.ops.shape import Varying, axes_of, expand, unsqueeze
 
 
@@ -24,7 +25,11 @@ class Reduction(Op, abstract=True):
     axes: tuple[int, ...] | None = None
     keepdims: int = 0
     writes_out: ClassVar[bool] = True
-    ufunc: ClassVar[Any]
+    kinds: ClassVar[str] = "fiu"
+
+    def __post_init__(self) -> None:
+        if self.axes == ():
+            raise ValueError(f"{self.name}: axes must name at least one axis; None means all of them")
 
     def reduced(self, x: TensorType) -> tuple[int, ...]:
         """The reduced axes, counted from the front."""
@@ -35,6 +40,8 @@ class Reduction(Op, abstract=True):
     def infer(self, *operands: TensorType) -> TensorType:
         (x,) = operands
         gone = self.reduced(x)
+        if ("f" if x.is_float else x.dtype.kind) not in self.kinds:
+            raise TypeError(f"{self.name} is not defined for {x}")
         if len(set(gone)) != len(gone):
             raise ValueError(f"{self.name}: axes {self.axes} repeat an axis of {x}")
         if self.keepdims:
@@ -44,8 +51,10 @@ class Reduction(Op, abstract=True):
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
         (x,) = operands
         axes = self.reduced(TensorType(x.dtype, x.shape))
-        result = type(self).ufunc(x, axis=axes, keepdims=bool(self.keepdims), **accumulator(x))
-        return store(np.asarray(result, x.dtype), out)
+        return store(np.asarray(self.along(x, axes, bool(self.keepdims)), x.dtype), out)
+
+    def along(self, x: Array, axes: tuple[int, ...], keepdims: bool) -> Any:
+        raise NotImplementedError(self.name)
 
     def count(self, x: TensorType) -> Dim:
         return dims.product([x.shape[axis] for axis in self.reduced(x)])
@@ -86,8 +95,10 @@ class ReduceSum(Reduction):
             # a product with ones runs at the speed of memory; NumPy's own sum over rows does not
             sums = np.matmul(np.ones((1, x.shape[0]), x.dtype), x)
             return store(sums if self.keepdims else sums[0], out)
-        result = np.sum(x, axis=axes, keepdims=bool(self.keepdims), **accumulator(x))
-        return store(np.asarray(result, x.dtype), out)
+        return super().evaluate(x, out=out)
+
+    def along(self, x: Array, axes: tuple[int, ...], keepdims: bool) -> Any:
+        return np.sum(x, axis=axes, keepdims=keepdims, **accumulator(x))
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         (x,) = operands
@@ -96,9 +107,13 @@ class ReduceSum(Reduction):
 
 @dataclass(frozen=True, eq=False)
 class ReduceMean(Reduction):
-    """y = Σ x / n."""
+    """y = Σ x / n; NaN where n = 0."""
 
-    ufunc = np.mean
+    kinds: ClassVar[str] = "f"
+
+    def along(self, x: Array, axes: tuple[int, ...], keepdims: bool) -> Any:
+        count = math.prod(x.shape[axis] for axis in axes)
+        return np.sum(x, axis=axes, keepdims=keepdims, **accumulator(x)) / x.dtype.type(count or math.nan)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         (x,) = operands
@@ -108,9 +123,11 @@ class ReduceMean(Reduction):
 
 @dataclass(frozen=True, eq=False)
 class ReduceMax(Reduction):
-    """y = max x; equal maxima share the cotangent."""
+    """y = max x; equal maxima share the cotangent. The maximum of nothing is the lowest number of the dtype."""
 
-    ufunc = np.max
+    def along(self, x: Array, axes: tuple[int, ...], keepdims: bool) -> Any:
+        lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+        return np.max(x, axis=axes, keepdims=keepdims, initial=lowest)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         return (share_extremum(self, cotangent, result, operands[0]),)
@@ -118,9 +135,11 @@ class ReduceMax(Reduction):
 
 @dataclass(frozen=True, eq=False)
 class ReduceMin(Reduction):
-    """y = min x; equal minima share the cotangent."""
+    """y = min x; equal minima share the cotangent. The minimum of nothing is the highest number of the dtype."""
 
-    ufunc = np.min
+    def along(self, x: Array, axes: tuple[int, ...], keepdims: bool) -> Any:
+        highest = np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).max
+        return np.min(x, axis=axes, keepdims=keepdims, initial=highest)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         return (share_extremum(self, cotangent, result, operands[0]),)
@@ -128,13 +147,22 @@ class ReduceMin(Reduction):
 
 @dataclass(frozen=True, eq=False)
 class ReduceProd(Reduction):
-    """y = Π x."""
+    """y = Π x. The derivative is exact with zeros among x, too; the second derivative only without."""
 
-    ufunc = np.prod
+    def along(self, x: Array, axes: tuple[int, ...], keepdims: bool) -> Any:
+        return np.prod(x, axis=axes, keepdims=keepdims, **accumulator(x))
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         (x,) = operands
-        return (self.restore(cotangent * result, x) / x,)
+        axes = self.reduced(x.type)
+        if not axes:
+            return (cotangent,)
+        zero = x.equal(0)
+        filled, flag = where(zero, 1, x), zero.astype(x.dtype)
+        others = apply(ReduceProd(axes, 1), filled) / filled
+        # without x itself, the product is 0 if a zero is left among the others
+        left = where(flag.sum(axis=axes, keepdims=True).equal(flag), others, 0)
+        return (self.restore(cotangent, x) * left,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +184,8 @@ class ArgMax(Op):
     @classmethod
     def read(cls, node: NodeView) -> Value:
         a = node.attributes
+        if a.get("select_last_index"):
+            raise ValueError("ArgMax: select_last_index=1 is not supported")
         return apply(cls(a.get("axis", 0), a.get("keepdims", 1)), node.operands[0])
 
 
@@ -210,8 +240,10 @@ class LogSoftmax(Op):
 
 
 def share_extremum(op: Reduction, cotangent: Value, result: Value, x: Value) -> Value:
+    if not op.reduced(x.type):
+        return cotangent
     hit = x.equal(op.restore(result, x)).astype(x.dtype)
-    return hit * op.restore(cotangent, x) / hit.sum(axis=op.reduced(x.type), keepdims=True)
+    return hit * (op.restore(cotangent, x) / hit.sum(axis=op.reduced(x.type), keepdims=True))
 
 
 def accumulator(x: Array) -> dict[str, Any]:

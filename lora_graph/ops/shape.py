@@ -14,6 +14,7 @@ import numpy as np
 
 from lora_graph.ir import dims
 from lora_graph.ir.dims import Dim, Shape, SymbolicDim
+from lora_graph.ir.leaves import constant
 from lora_graph.ir.op import Lowering, NodeView, Op
 from lora_graph.ir.types import TensorType, broadcast, meet, normalize_axis, show
 from lora_graph.ir.value import Value, apply
@@ -96,7 +97,9 @@ class Reshape(Op):
         return Reshape(lead + self.shape[len(lead) :])
 
     def lower(self, to: Lowering, *operands: str) -> str:
-        return to.node("Reshape", [*operands, to.shape(self.shape, may_infer=True)])
+        # a 0 that is written, or that two or more named dimensions may turn out to be, is a size and not "as before"
+        exact = 0 in self.shape or sum(not isinstance(d, int) for d in self.shape) > 1
+        return to.node("Reshape", [*operands, to.shape(self.shape, may_infer=True)], {"allowzero": 1} if exact else {})
 
     @classmethod
     def read(cls, node: NodeView) -> Value:
@@ -155,6 +158,8 @@ class Squeeze(Op):
         for axis in self.axes:
             meet(x.shape[normalize_axis(axis, x.rank, "Squeeze")], 1, f"Squeeze: axis {axis} of {x}")
         gone = {axis % x.rank for axis in self.axes}
+        if len(gone) != len(self.axes):
+            raise ValueError(f"Squeeze: axes {self.axes} repeat an axis of {x}")
         return x.with_shape([d for i, d in enumerate(x.shape) if i not in gone])
 
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
@@ -229,10 +234,14 @@ class Slice(Op):
     def infer(self, *operands: TensorType) -> TensorType:
         (x,) = operands
         shape = list(x.shape)
+        seen: set[int] = set()
         for start, end, axis, step in zip(self.starts, self.ends, self.axes, self.steps, strict=True):
             if step == 0:
                 raise ValueError("Slice: a step cannot be 0")
             at = normalize_axis(axis, x.rank, "Slice")
+            if at in seen:
+                raise ValueError(f"Slice: axes {self.axes} repeat an axis of {x}")
+            seen.add(at)
             shape[at] = sliced_size(start, end, step, x.shape[at])
         return x.with_shape(shape)
 
@@ -242,7 +251,7 @@ class Slice(Op):
         for start, end, axis, step in zip(self.starts, self.ends, self.axes, self.steps, strict=True):
             assert isinstance(start, int), start
             assert isinstance(end, int), end
-            index[axis] = slice(start, None if step < 0 and end < -x.shape[axis] else end, step)
+            index[axis] = slice(start, end, step)
         return x[tuple(index)]
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
@@ -282,6 +291,8 @@ class Concat(Op):
     axis: int
 
     def infer(self, *operands: TensorType) -> TensorType:
+        if not operands:
+            raise ValueError("Concat: needs at least one operand")
         first = operands[0]
         at = normalize_axis(self.axis, first.rank, "Concat")
         shape = list(first.shape)
@@ -324,7 +335,12 @@ class Pad(Op):
         x = operands[0]
         if len(self.pads) != 2 * x.rank:
             raise ValueError(f"Pad: {x} takes {2 * x.rank} pads, got {len(self.pads)}")
-        return x.with_shape([d + self.pads[i] + self.pads[i + x.rank] for i, d in enumerate(x.shape)])
+        if len(operands) > 1 and operands[1] != x.with_shape(()):
+            raise ValueError(f"Pad: the padding of {x} must be a scalar of its dtype, got {operands[1]}")
+        shape = [d + self.pads[i] + self.pads[i + x.rank] for i, d in enumerate(x.shape)]
+        if any(isinstance(d, int) and d < 0 for d in shape):
+            raise ValueError(f"Pad: {show(self.pads)} cuts more than there is of {x}")
+        return x.with_shape(shape)
 
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
         x = operands[0]
@@ -431,12 +447,12 @@ def bound(index: Dim, size: Dim) -> Dim:
 
 def sliced_size(start: Dim, end: Dim, step: int, size: Dim) -> Dim:
     if all(isinstance(d, int) for d in (start, end, size)):
-        return len(range(*slice(start, None if step < 0 and end < -size else end, step).indices(size)))  # type: ignore[operator, arg-type]
+        return len(range(*slice(start, end, step).indices(size)))  # type: ignore[arg-type]
     if step < 0:
         if start == -1 and isinstance(end, int) and end < -(2**31):
             return (size + (-step - 1)) // -step
         raise ValueError("Slice: a backward slice of a named dimension has to take the whole axis")
-    length = bound(end, size) - bound(start, size)
+    length = dims.maximum(bound(end, size) - bound(start, size), 0)
     return length if step == 1 else (length + (step - 1)) // step
 
 
@@ -486,8 +502,11 @@ def _bounds(item: slice) -> tuple[Dim, Dim]:
 def spread(cotangent: Value, axis: int, start: Dim, step: int, size: Dim) -> Value:
     """The transpose of ``x[start::step]`` along one axis of ``size``: zeros where nothing was taken."""
     count = cotangent.shape[axis]
-    first = bound(start, size) if step > 0 else size + start if isinstance(start, int) and start < 0 else start
+    if count == 0:
+        return expand(constant(0, cotangent.dtype), [size if i == axis else d for i, d in enumerate(cotangent.shape)])
+    first = bound(start, size)
     if step < 0:
+        first = dims.minimum(first, size - 1)
         cotangent = apply(Slice((-1,), (NEGATIVE_END,), (axis,), (-1,)), cotangent)
         first, step = first + (count - 1) * step, -step
     if step > 1:
