@@ -10,6 +10,7 @@ PyTorch still includes the modules that it loads on first use).
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 
 from benchmarks import harness, mlp
@@ -24,7 +25,7 @@ def work(name: str, batch: int, warmup: int, steps: int) -> None:
     contender = mlp.contenders(sys.executable, sys.executable)[name]
     harness.require(contender)
     for package in contender.needs:
-        __import__(package)
+        importlib.import_module(package)
     stopwatch = harness.Stopwatch()
     problem = mlp.Problem(batch)
     step = mlp.STEPS[name](problem)
@@ -70,7 +71,7 @@ def measure(chosen: list[harness.Contender], batch: int, options: argparse.Names
     }
 
 
-def options() -> argparse.Namespace:
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, nargs="+", default=[64, 512], help="batch sizes (64 and 512)")
     parser.add_argument("--contenders", nargs="+", choices=mlp.STEPS, default=list(mlp.STEPS), help="which to run")
@@ -83,7 +84,7 @@ def options() -> argparse.Namespace:
 
 
 def main() -> None:
-    chosen = options()
+    chosen = parse_options()
     if chosen.worker:
         work(chosen.worker, chosen.batch[0], chosen.warmup, chosen.steps)
         return
