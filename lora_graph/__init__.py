@@ -1,0 +1,95 @@
+"""lora_graph: a computation-graph compiler for LoRA-family adapters, targeting ONNX.
+
+A layer or adapter describes its computation as a small graph. Forward, backward, training, optimizing, merging and ONNX
+export are walks over that graph.
+
+    import lora_graph as lg
+    layer = lg.StandardLoRAAdapter(lg.DenseLayer(64, 10), rank=4)
+    lg.fit(layer, (images, labels), loss="cross_entropy")
+    lg.export_onnx(layer, "adapted.onnx")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lora_graph import ops, train
+from lora_graph.adapters import (
+    Adapter,
+    DyLoRAAdapter,
+    LoKrAdapter,
+    LoRADropAdapter,
+    LoRALayer,
+    StandardLoRAAdapter,
+)
+from lora_graph.errors import LoadError, MergeError, TrainingError
+from lora_graph.ir import Graph, TensorType, Value, dim, parse, tensor
+from lora_graph.layers import Context, DenseLayer, FullyConnectedLayer, Layer, Sequential, compile, optimize  # noqa: A004
+from lora_graph.train import (
+    SGD,
+    Adam,
+    AdamW,
+    CosineSchedule,
+    History,
+    LinearSchedule,
+    StepSchedule,
+    fit,
+)
+from lora_graph.version import __version__
+
+if TYPE_CHECKING:
+    from lora_graph.onnx import Session, export_onnx, load_onnx
+
+_LATER = {"Session": "lora_graph.onnx", "export_onnx": "lora_graph.onnx", "load_onnx": "lora_graph.onnx"}
+"""Names whose modules are imported when they are first used."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
+    raise AttributeError(f"module 'lora_graph' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
+
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Adapter",
+    "Context",
+    "CosineSchedule",
+    "DenseLayer",
+    "DyLoRAAdapter",
+    "FullyConnectedLayer",
+    "Graph",
+    "History",
+    "Layer",
+    "LinearSchedule",
+    "LoKrAdapter",
+    "LoRADropAdapter",
+    "LoRALayer",
+    "LoadError",
+    "MergeError",
+    "Sequential",
+    "Session",
+    "StandardLoRAAdapter",
+    "StepSchedule",
+    "TensorType",
+    "TrainingError",
+    "Value",
+    "__version__",
+    "compile",
+    "dim",
+    "export_onnx",
+    "fit",
+    "load_onnx",
+    "ops",
+    "optimize",
+    "parse",
+    "tensor",
+    "train",
+]

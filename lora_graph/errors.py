@@ -7,3 +7,7 @@ class LoadError(ValueError):
 
 class MergeError(RuntimeError):
     """An adapter that cannot be folded into its base, or not exactly."""
+
+
+class TrainingError(RuntimeError):
+    """A training step whose loss or gradient is not finite; nothing of it was committed."""

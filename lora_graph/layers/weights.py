@@ -68,7 +68,7 @@ def load_into(layer: Layer, source: Mapping[str, npt.ArrayLike] | str | Path, st
 def save_weights(state: Mapping[str, Array], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     from safetensors.numpy import save
 
-    tensors = {name: np.ascontiguousarray(array) for name, array in state.items()}
+    tensors = {name: np.asarray(array, order="C") for name, array in state.items()}
     content = save(tensors, dict(metadata) if metadata else None)
     with atomic_write(path) as file:
         file.write(content)
@@ -90,7 +90,16 @@ def read_safetensors(path: str | Path) -> dict[str, Array]:
         raise LoadError(f"{path}: not a safetensors file that can be trusted: {error}") from error
 
 
-def _check_header(path: str | Path, content: bytes) -> None:
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata in the header of a safetensors file."""
+    try:
+        header = _check_header(path, Path(path).read_bytes())
+    except OSError as error:
+        raise LoadError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return {str(key): str(value) for key, value in (header.get("__metadata__") or {}).items()}
+
+
+def _check_header(path: str | Path, content: bytes) -> dict[str, Any]:
     size = int.from_bytes(content[:8], "little")
     if len(content) < 8 or size > len(content) - 8:
         raise LoadError(f"{path}: not a safetensors file: it is shorter than its header says")
@@ -103,9 +112,12 @@ def _check_header(path: str | Path, content: bytes) -> None:
         return dict(pairs)
 
     try:
-        json.loads(content[8 : 8 + size], object_pairs_hook=unique)
+        header = json.loads(content[8 : 8 + size], object_pairs_hook=unique)
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise LoadError(f"{path}: not a safetensors file: its header is no JSON") from error
+    if not isinstance(header, dict):
+        raise LoadError(f"{path}: not a safetensors file: its header is no JSON object")
+    return header
 
 
 def _cast(name: str, value: npt.ArrayLike, dtype: np.dtype[Any]) -> Array:

@@ -1,0 +1,114 @@
+"""``lg.optimize`` and ``lg.compile``: a layer or graph made ready to run in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy.typing as npt
+
+from lora_graph.interpret import Program, compile_graph
+from lora_graph.ir.dims import Dim
+from lora_graph.ir.graph import Graph
+from lora_graph.ir.types import Array
+from lora_graph.layers.layer import Layer
+from lora_graph.layers.trace import lead_names
+from lora_graph.rewrite.pipeline import Optimized, optimize_graph
+from lora_graph.rewrite.record import Report
+
+_optimized = lru_cache(maxsize=128)(optimize_graph)
+
+
+def optimize(
+    graph_or_layer: Graph | Layer,
+    preset: str = "inference",
+    *,
+    state: Mapping[str, Array] | None = None,
+    input_shape: Sequence[int | str | Dim] | None = None,
+) -> tuple[Graph, dict[str, Array], Report]:
+    """The graph after the passes of ``preset``, the state that belongs to it, and the report of what was done.
+
+    For a layer the state is its own; for a graph it is what ``state`` gives. ``"train"`` keeps every parameter,
+    ``"inference"`` scales weights ahead of time, ``"deploy"`` merges adapters into their base and fuses for ONNX.
+    Graphs of one structure are optimized once; ``report.cache_hits`` tells how often that was of use.
+    """
+    graph, given = _graph_and_state(graph_or_layer, state, input_shape)
+    optimized = _optimized(graph, preset)
+    report = replace(optimized.report, cache_hits=_optimized.cache_info().hits)
+    return optimized.graph, optimized.state(given), report
+
+
+def compile(  # noqa: A001
+    layer_or_graph: Layer | Graph, preset: str = "inference", *, state: Mapping[str, Array] | None = None
+) -> Compiled:
+    """A function that computes a layer's evaluation output, or a graph's, in NumPy.
+
+    The weights are those of the moment; plans are made once per input shape and shared by all graphs of one structure.
+    """
+    if not isinstance(layer_or_graph, Layer | Graph):
+        raise TypeError(f"compile takes a Layer or a Graph, got {layer_or_graph!r}")
+    return Compiled(layer_or_graph, preset, dict(state or {}))
+
+
+@dataclass
+class Compiled:
+    """What ``lg.compile`` gives: call it with one array, or with a dict of arrays by input name."""
+
+    source: Layer | Graph
+    preset: str
+    _given: dict[str, Array]
+
+    def __post_init__(self) -> None:
+        self._ready: dict[int, tuple[Program, dict[str, Array]]] = {}
+        if isinstance(self.source, Layer):
+            self._given = {name: array.copy() for name, array in self.source.state.items()}
+        self.report = self._prepare(None)[0].report
+
+    def _prepare(self, rank: int | None) -> tuple[Optimized, Program]:
+        graph = self.source if isinstance(self.source, Graph) else self.source.to_graph(self._shape(rank))
+        optimized = _optimized(graph, self.preset)
+        return optimized, _program(optimized.graph)
+
+    def _shape(self, rank: int | None) -> tuple[Any, ...] | None:
+        if rank is None or isinstance(self.source, Graph):
+            return None
+        sample = self.source.input_shape
+        return (*lead_names(max(0, rank - len(sample))), *sample)
+
+    def __call__(self, x: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> Any:
+        """The output, or a dict of outputs by name where there are several."""
+        graph = self.source
+        inputs = dict(x) if isinstance(x, Mapping) else None
+        rank = getattr(x, "ndim", None) if inputs is None and isinstance(graph, Layer) else None
+        key = -1 if rank is None else rank
+        if key not in self._ready:
+            optimized, program = self._prepare(rank)
+            self._ready[key] = program, optimized.state(self._given)
+        program, state = self._ready[key]
+        if inputs is None:
+            names = program.graph.input_names
+            if len(names) != 1:
+                raise ValueError(f"the graph has the inputs {names}: pass a dict of arrays by name")
+            inputs = {names[0]: x}  # type: ignore[dict-item]
+        results = program.run(inputs, state)
+        return next(iter(results.values())) if len(results) == 1 else results
+
+
+@lru_cache(maxsize=64)
+def _program(graph: Graph) -> Program:
+    return compile_graph(graph)
+
+
+def _graph_and_state(
+    source: Graph | Layer, state: Mapping[str, Array] | None, input_shape: Sequence[int | str | Dim] | None
+) -> tuple[Graph, Mapping[str, Array]]:
+    if isinstance(source, Layer):
+        return source.to_graph(input_shape), source.state
+    if not isinstance(source, Graph):
+        raise TypeError(f"expected a Graph or a Layer, got {source!r}")
+    missing = sorted(set(source.parameters) - set(state or {}))
+    if missing:
+        raise ValueError(f"state must hold the graph's parameters; {missing[0]!r} is missing")
+    return source, state or {}

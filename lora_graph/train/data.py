@@ -1,0 +1,92 @@
+"""Training data: arrays, an .npz file, or an iterable of batches, as seeded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lora_graph.errors import LoadError
+from lora_graph.ir.types import Array
+
+Batch = tuple[Array, Array]
+NAMES = (("inputs", "targets"), ("x", "y"), ("x", "t"))
+"""The names under which an .npz file may hold its two arrays."""
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Samples held in memory, shuffled anew in each epoch."""
+
+    inputs: Array
+    targets: Array
+    batch_size: int
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.inputs.ndim or not self.targets.ndim or len(self.inputs) != len(self.targets):
+            raise ValueError(
+                f"data must hold one target per input, got inputs {self.inputs.shape} and targets {self.targets.shape}"
+            )
+        if not len(self.inputs):
+            raise ValueError("data must hold at least one sample")
+
+    def epoch(self, seed: int, number: int) -> Iterator[Batch]:
+        count = len(self.inputs)
+        order = np.random.default_rng([seed, number]).permutation(count) if self.shuffle else np.arange(count)
+        for start in range(0, count, self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            yield self.inputs[chosen], self.targets[chosen]
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-len(self.inputs) // self.batch_size)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches that come as they are, in the order of the iterable."""
+
+    batches: Iterable[Any]
+
+    def epoch(self, seed: int, number: int) -> Iterator[Batch]:
+        for item in self.batches:
+            if not isinstance(item, tuple | list) or len(item) != 2:
+                raise TypeError(f"each batch must be a pair (inputs, targets), got {type(item).__name__}")
+            yield np.asarray(item[0]), np.asarray(item[1])
+
+    def __len__(self) -> int:
+        return len(self.batches) if hasattr(self.batches, "__len__") else 0
+
+
+Data = Arrays | Batches
+
+
+def data_of(data: Any, batch_size: int, epochs: int, shuffle: bool = True) -> Data:
+    """What ``lg.fit`` takes as data: ``(inputs, targets)``, a path to an .npz file, or an iterable of batches."""
+    if isinstance(data, str | Path):
+        return Arrays(*read_npz(data), batch_size, shuffle)
+    if isinstance(data, tuple) and len(data) == 2:
+        inputs, targets = (np.asarray(item) for item in data)
+        return Arrays(inputs, targets, batch_size, shuffle)
+    if not isinstance(data, Iterable) or isinstance(data, dict):
+        raise TypeError(f"data must be (inputs, targets), an .npz path or an iterable of batches, got {data!r}")
+    if isinstance(data, Iterator) and epochs > 1:
+        raise ValueError("data is an iterator that ends after one epoch: pass a list, or epochs=1")
+    return Batches(data)
+
+
+def read_npz(path: str | Path) -> tuple[Array, Array]:
+    """The inputs and targets in an .npz file; nothing in it is ever unpickled."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for names in NAMES:
+                if all(name in file for name in names):
+                    return file[names[0]], file[names[1]]
+            listed = ", ".join(file.files) or "nothing"
+    except (OSError, ValueError, EOFError) as error:
+        raise LoadError(f"{path}: cannot be read as an .npz file: {error}") from error
+    raise LoadError(f"{path}: must hold 'inputs' and 'targets' (or 'x' and 'y'); it holds {listed}")

@@ -1,0 +1,178 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+from lora_graph import checks
+from lora_graph.layers.layer import Layer
+from lora_graph.train.checkpoint import Position, load_checkpoint, save_checkpoint
+from lora_graph.train.data import Batch, Data, data_of
+from lora_graph.train.history import History
+from lora_graph.train.loss import Loss
+from lora_graph.train.optimizer import Optimizer
+from lora_graph.train.step import TrainingStep, seeded
+
+ENGINES = ("numpy",)
+"""What can run training steps, fastest first. ``engine="auto"`` takes the first that is available."""
+
+
+class Progress(Protocol):
+    """What shows how far a run is."""
+
+    def advance(self, epoch: int, loss: float) -> None: ...
+
+
+def fit(
+    model: Layer,
+    data: Any,
+    *,
+    loss: Loss = "mse",
+    optimizer: Optimizer | None = None,
+    epochs: int = 1,
+    batch_size: int = 32,
+    seed: int = 0,
+    engine: str = "auto",
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    accumulate: int = 1,
+    shuffle: bool = True,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+) -> History:
+    """Train the parameters of ``model`` that are not frozen.
+
+    ``data`` is ``(inputs, targets)``, the path of an .npz file that holds both, or an iterable of such batches. ``loss``
+    is ``"mse"``, ``"cross_entropy"``, ``"binary_cross_entropy"`` or a function of two Values; ``optimizer`` one of
+    ``lg.SGD``, ``lg.Adam`` (default), ``lg.AdamW``. ``clip_norm`` limits the norm of the whole gradient, ``clip_value``
+    each element; ``accumulate`` takes a step on the mean gradient of that many batches. ``seed`` decides the order of
+    the samples and every draw. ``checkpoint`` is written after each epoch and on interruption; ``resume=True`` goes on
+    from it, bit for bit. The model trains in training mode and gets its own mode back.
+
+    A step whose loss or gradient is not finite is not committed: TrainingError names it, and the model keeps the
+    parameters before it.
+    """
+    checks.integer("epochs", epochs, 0)
+    checks.integer("batch_size", batch_size, 1)
+    checks.integer("seed", seed, 0)
+    checks.integer("accumulate", accumulate, 1)
+    chosen = ENGINES[0] if checks.choice("engine", engine, ("auto", *ENGINES)) == "auto" else engine
+    source = data_of(data, batch_size, epochs, shuffle)
+    training = TrainingStep(
+        model, loss, optimizer, clip_norm=clip_norm, clip_value=clip_value, accumulated=accumulate > 1
+    )
+    settings = {
+        "seed": seed,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "optimizer": type(training.optimizer).__name__,
+    }
+    run = _Run(training, source, epochs, seed, accumulate, checkpoint, settings, Position(history=History(chosen)))
+    if resume:
+        run.resume()
+    with _training_mode(model), _shown(progress, epochs, source, accumulate) as bar:
+        try:
+            while run.position.epoch < epochs:
+                run.epoch(bar)
+        finally:
+            training.sync()
+    return run.position.history
+
+
+@dataclass
+class _Run:
+    """A training run: what it trains on what, and how far it is."""
+
+    training: TrainingStep
+    source: Data
+    epochs: int
+    seed: int
+    accumulate: int
+    checkpoint: str | Path | None
+    settings: dict[str, Any]
+    position: Position
+
+    def resume(self) -> None:
+        if self.checkpoint is None:
+            raise ValueError("resume=True needs checkpoint=path")
+        if Path(self.checkpoint).exists():
+            self.position = load_checkpoint(self.checkpoint, self.training, self.settings)
+
+    def epoch(self, bar: Progress) -> None:
+        """The rest of the current epoch."""
+        history, position, started = self.position.history, self.position, time.perf_counter()
+        first = len(history.losses) - position.step
+        batches = self.source.epoch(self.seed, position.epoch)
+        try:
+            for group in islice(_groups(batches, self.accumulate), position.step, None):
+                self._step(group)
+                bar.advance(position.epoch, history.losses[-1])
+        except KeyboardInterrupt:
+            self.save()
+            raise
+        finally:
+            history.seconds += time.perf_counter() - started
+        taken = history.losses[first:]
+        if not taken:
+            raise ValueError("data gave no batch")
+        history.epoch_losses.append(sum(taken) / len(taken))
+        position.epoch, position.step = position.epoch + 1, 0
+        self.save()
+
+    def _step(self, group: list[Batch]) -> None:
+        history, training = self.position.history, self.training
+        rate = training.optimizer.rate(training.count)
+        result = training.run_batches(group, seeded(self.seed, training.count))
+        history.losses.append(result.loss)
+        history.gradient_norms.append(result.gradient_norm)
+        history.learning_rates.append(rate)
+        history.samples += sum(len(x) for x, _ in group)
+        self.position.step += 1
+
+    def save(self) -> None:
+        if self.checkpoint is not None:
+            save_checkpoint(self.checkpoint, self.training, self.position, self.settings)
+
+
+def _groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    """The batches that make up one step each."""
+    while group := list(islice(batches, size)):
+        yield group
+
+
+@contextmanager
+def _training_mode(model: Layer) -> Iterator[None]:
+    """Training mode for a while; afterwards every layer has the mode it had."""
+    modes = {layer: layer.is_training for layer in model.places()}
+    model.set_training(True)
+    try:
+        yield
+    finally:
+        for layer, mode in modes.items():
+            layer._training = mode
+
+
+class _Silent:
+    def advance(self, epoch: int, loss: float) -> None:
+        pass
+
+
+@contextmanager
+def _shown(wanted: bool | None, epochs: int, source: Data, accumulate: int) -> Iterator[Progress]:
+    """A progress bar, by default when the output is a terminal."""
+    if not (sys.stderr.isatty() if wanted is None else wanted):
+        yield _Silent()
+        return
+    from lora_graph.train.progress import Bar
+
+    steps = -(-len(source) // accumulate) * epochs
+    with Bar(epochs, steps or None) as bar:
+        yield bar
