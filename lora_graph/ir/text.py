@@ -14,6 +14,7 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from lora_graph.ir import dims
 from lora_graph.ir.graph import Graph, Note
 from lora_graph.ir.leaves import Input, Parameter
 from lora_graph.ir.op import OPS, Op
-from lora_graph.ir.types import Array, TensorType
+from lora_graph.ir.types import Array, TensorType, Type
 from lora_graph.ir.value import Value, apply
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/-]+")
@@ -54,7 +55,7 @@ def print_graph(graph: Graph) -> str:
         if value not in listed:
             note = graph.notes.get(value)
             scope = f"  @ {_quote(note.scope)}" if note and note.scope else ""
-            lines.append(f"  {names[value]}: {value.result_type} = {_application(value, names)}{scope}")
+            lines.append(f"  {names[value]}: {_written_type(value.result_type)} = {_application(value, names)}{scope}")
     return "\n".join([*lines, "}"])
 
 
@@ -124,8 +125,14 @@ def _application(value: Value, names: Mapping[Value, str]) -> str:
     return value.op.name + (f"({operands})" if operands else "") + (f" {{{attributes}}}" if attributes else "")
 
 
+@lru_cache(maxsize=4096)
 def _written_attributes(op: Op) -> str:
-    return ", ".join(f"{f.name}={_literal(getattr(op, f.name))}" for f in fields(op))
+    return ", ".join(f"{name}={_literal(attribute)}" for name, attribute in op.attributes().items())
+
+
+@lru_cache(maxsize=4096)
+def _written_type(type_: Type) -> str:
+    return str(type_)
 
 
 def _read_line(line: str, values: dict[str, Value], notes: dict[Value, Note]) -> None:
@@ -135,8 +142,8 @@ def _read_line(line: str, values: dict[str, Value], notes: dict[Value, Note]) ->
     operands = [_lookup(values, token) for token in re.findall(_NAME, match["operands"] or "")]
     op = _read_op(match["op"], match["attributes"] or "")
     value = apply(op, *operands)
-    if match["type"] and str(value.result_type) != match["type"].strip():
-        raise ValueError(f"{match['target']} is {value.result_type}, not {match['type'].strip()}")
+    if match["type"] and _written_type(value.result_type) != match["type"]:
+        raise ValueError(f"{match['target']} is {value.result_type}, not {match['type']}")
     name = _unquote(match["target"][1:])
     values[name] = value
     scope = _unquote(match["scope"]) if match["scope"] else ""
@@ -146,6 +153,7 @@ def _read_line(line: str, values: dict[str, Value], notes: dict[Value, Note]) ->
         notes[value] = Note(name=noted, scope=scope)
 
 
+@lru_cache(maxsize=4096)
 def _read_op(name: str, attributes: str) -> Op:
     if name not in OPS:
         raise ValueError(f"unknown op {name!r}")

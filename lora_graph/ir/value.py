@@ -13,7 +13,7 @@ import numpy.typing as npt
 from lora_graph.ir.dims import Shape, SymbolicDim
 from lora_graph.ir.expression import Expression
 from lora_graph.ir.op import OPS, Op
-from lora_graph.ir.types import TensorType, TupleType, Type
+from lora_graph.ir.types import TensorType, TupleType, Type, normalize_axis
 
 
 class Value(Expression):
@@ -82,8 +82,8 @@ class Value(Expression):
         return OPS["Reshape"].to(self, _varargs(shape))  # type: ignore[attr-defined, no-any-return]
 
     def transpose(self, *perm: int | Sequence[int]) -> Value:
-        order = _varargs(perm) or tuple(reversed(range(self.rank)))
-        return apply(OPS["Transpose"](perm=order), self)
+        order = [normalize_axis(axis, self.rank, "Transpose") for axis in _varargs(perm)]
+        return apply(OPS["Transpose"](perm=tuple(order or reversed(range(self.rank)))), self)
 
     @property
     def T(self) -> Value:

@@ -15,7 +15,7 @@ def verify(graph: Graph) -> None:
     """Raise :class:`VerificationError`, naming the Value, unless
 
     every Value has the type that its op infers; every Input that is used is listed, once, under its own name; every
-    Parameter name has one type; every named dimension is that of an input; there is at least one output.
+    Parameter name has one type; every Dimension is one of an input; there is at least one output.
     """
     if not graph.outputs:
         raise VerificationError(f"graph {graph.name!r} has no output")
