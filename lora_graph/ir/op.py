@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
@@ -26,9 +26,18 @@ class Lowering(Protocol):
     opset: int
 
     def node(
-        self, op_type: str, operands: Sequence[str], attributes: dict[str, Any] | None = None, *, results: int = 1
+        self,
+        op_type: str,
+        operands: Sequence[str],
+        attributes: dict[str, Any] | None = None,
+        *,
+        results: int = 1,
+        noted: Mapping[str, Any] | None = None,
     ) -> str:
-        """Emit a node and return the name of its (first) result."""
+        """Emit a node and return the name of its (first) result; ``noted`` is for whoever reads it back."""
+
+    def type(self, operand: str) -> TensorType:
+        """The type of an operand."""
 
     def result(self, first: str, index: int) -> str:
         """The name of result ``index`` of the node whose first result is ``first``."""
@@ -58,6 +67,9 @@ class NodeView(Protocol):
 
     def dtype(self, attribute: str) -> np.dtype[Any]:
         """The element type that ``attribute`` names."""
+
+    def noted(self, name: str) -> Any:
+        """What the exporter noted under ``name``, a number or a tuple of numbers; it may not be true of the node."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,16 +10,19 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-EXACT = "lora_graph.exact."
+NOTED = "lora_graph.exact."
+"""Prefix of node metadata that tells what ONNX has no room for, such as digits of a float."""
+
+NOTE_LENGTH = 200
 
 
 def lowered_attributes(attributes: Mapping[str, Any]) -> tuple[list[ir.Attr], dict[str, str]]:
-    """``attributes`` as ONNX's, and node metadata with the numbers that float32 does not give back; None is left out."""
+    """``attributes`` without Nones as ONNX's, and node metadata with the numbers that float32 does not give back."""
     written = [_lowered(name, value) for name, value in attributes.items() if value is not None]
     exact = {
-        EXACT + name: repr(value)
+        NOTED + name: repr(value)
         for name, value in attributes.items()
-        if isinstance(value, float) and value == value and shortest(np.float32(value)) != value
+        if isinstance(value, float) and value == value and shortest(value) != value
     }
     return written, exact
 
@@ -49,12 +53,12 @@ def read_attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
     A float is the shortest decimal number that rounds to it in float32, or the number that was exported.
     """
-    exact = {prop.key[len(EXACT) :]: prop.value for prop in node.metadata_props if prop.key.startswith(EXACT)}
+    noted = read_notes(node)
     read = {}
     for attribute in node.attribute:
         value = onnx.helper.get_attribute_value(attribute)
         if attribute.type == onnx.AttributeProto.FLOAT:
-            value = _exact(exact.get(attribute.name), value)
+            value = _exact(noted.get(attribute.name), value)
         elif attribute.type == onnx.AttributeProto.FLOATS:
             value = tuple(map(shortest, value))
         elif attribute.type == onnx.AttributeProto.STRING:
@@ -67,10 +71,30 @@ def read_attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return read
 
 
-def _exact(noted: str | None, value: float) -> float:
-    if noted is not None and np.float32(float(noted)) == np.float32(value):
-        return float(noted)
-    return shortest(value)
+def read_notes(node: onnx.NodeProto) -> dict[str, Any]:
+    """Numbers and tuples of numbers that the exporter noted with ``node``; ValueError for anything else."""
+    notes = {}
+    for prop in node.metadata_props:
+        if prop.key.startswith(NOTED):
+            if len(prop.value) > NOTE_LENGTH:
+                raise ValueError(f"the metadata {prop.key} has {len(prop.value)} characters")
+            notes[prop.key[len(NOTED) :]] = _number(prop.key, prop.value)
+    return notes
+
+
+def _number(key: str, text: str) -> Any:
+    try:
+        value = float(text) if text in ("inf", "-inf") else ast.literal_eval(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"the metadata {key} cannot be read: {text!r}") from error
+    items = value if isinstance(value, tuple) else (value,)
+    if not all(type(item) in (int, float) for item in items):
+        raise ValueError(f"the metadata {key} must be a number or a tuple of numbers, got {text!r}")
+    return value
+
+
+def _exact(noted: Any, value: float) -> float:
+    return noted if isinstance(noted, float) and np.float32(noted) == np.float32(value) else shortest(value)
 
 
 def shortest(value: float) -> float:

@@ -43,7 +43,9 @@ class Dimensions:
             return self._constant(np.asarray(shape, np.int64))
         if shape not in self._vectors:
             parts = [self.element(size) for size in shape]
-            joined = parts[0] if len(parts) == 1 else self._emit("Concat", parts, {"axis": 0}, (len(parts),), show(shape))
+            joined = (
+                parts[0] if len(parts) == 1 else self._emit("Concat", parts, {"axis": 0}, (len(parts),), show(shape))
+            )
             self._vectors[shape] = joined
         return self._vectors[shape]
 

@@ -17,7 +17,7 @@ from lora_graph.ir.leaves import Input, Parameter, Project
 from lora_graph.ir.op import Op
 from lora_graph.ir.types import Array, TensorType, TupleType, tensor, type_of
 from lora_graph.ir.value import Value, topological
-from lora_graph.onnx.attributes import lowered_attributes
+from lora_graph.onnx.attributes import NOTED, lowered_attributes
 from lora_graph.onnx.dimensions import Dimensions
 from lora_graph.onnx.kernels import why_not
 from lora_graph.ops.fused import Fused
@@ -100,7 +100,7 @@ class Exporter:
         self._results: dict[str, list[str]] = {}
         self._handles: dict[Value, str] = {}
         self._types: dict[str, TensorType] = {}
-        self._claims = {value: name for name, value in reversed(graph.outputs.items())}
+        self._claims = {value: name for name, value in reversed(list(graph.outputs.items()))}
         self._used = {(v.operands[0], v.op.index) for v in graph.values if isinstance(v.op, Project)}
         self._names = Names()
         self._dimensions = Dimensions(self._emit_dimension, self.constant)
@@ -131,15 +131,25 @@ class Exporter:
     # what an op may ask for
 
     def node(
-        self, op_type: str, operands: Sequence[str], attributes: dict[str, Any] | None = None, *, results: int = 1
+        self,
+        op_type: str,
+        operands: Sequence[str],
+        attributes: dict[str, Any] | None = None,
+        *,
+        results: int = 1,
+        noted: Mapping[str, Any] | None = None,
     ) -> str:
         problem = why_not(op_type, [self._types.get(operand) for operand in operands], self.opset)
         if problem:
             raise ValueError(f"{self._where()}{problem}")
         scope = f"{self._note.scope}." if self._note.scope else ""
-        handles = self._append(scope + op_type, op_type, operands, attributes or {}, results)
+        notes = {NOTED + name: repr(value) for name, value in (noted or {}).items()}
+        handles = self._append(scope + op_type, op_type, operands, attributes or {}, results, notes)
         self._results[handles[0]] = handles
         return handles[0]
+
+    def type(self, operand: str) -> TensorType:
+        return self._types[operand]
 
     def result(self, first: str, index: int) -> str:
         return self._results[first][index]
@@ -230,7 +240,9 @@ class Exporter:
         ]
         outputs = [ir.Value(name=handle) for handle in handles]
         self._nodes.append(
-            ir.Node("", op_type, inputs, written, outputs=outputs, name=first, metadata_props={**exact, **(metadata or {})})
+            ir.Node(
+                "", op_type, inputs, written, outputs=outputs, name=first, metadata_props={**exact, **(metadata or {})}
+            )
         )
         self._values.update(zip(handles, outputs, strict=True))
         return handles

@@ -19,7 +19,7 @@ from lora_graph.ir.leaves import CONSTANT_LIMIT, Constant, Leaf, Parameter, Proj
 from lora_graph.ir.op import OPS
 from lora_graph.ir.types import Array, TensorType, TupleType
 from lora_graph.ir.value import Value
-from lora_graph.onnx.attributes import read_attributes
+from lora_graph.onnx.attributes import read_attributes, read_notes
 from lora_graph.onnx.exporter import DIMENSION, PARAMETERS
 from lora_graph.onnx.readers import READERS
 from lora_graph.onnx.source import DEFAULT_DOMAINS, ModelSource, Opened, describe, open_model
@@ -158,9 +158,9 @@ class _Importer:
     # nodes
 
     def _read_node(self, node: onnx.NodeProto, what: str) -> None:
-        view = _View(self, node)
         try:
             _check_node(node, self._opened.opset)
+            view = _View(self, node)
             read = _reader(node.op_type)(view)
             _check_attributes(node, view.attributes, self._opened.opset)
             results = self._results(read, view)
@@ -204,7 +204,8 @@ class _Attributes(dict[str, Any]):
         return super().__getitem__(name)
 
     def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default
+        self.read.add(name)
+        return super().get(name, default)
 
 
 class _View:
@@ -214,6 +215,7 @@ class _View:
         self.node = node
         self.opset = importer._opened.opset
         self.attributes = _Attributes(read_attributes(node))
+        self._noted = read_notes(node)
         self.operands = [importer._values[name] if name else None for name in node.input]
         self.results = len(node.output)
         self._importer = importer
@@ -229,7 +231,7 @@ class _View:
         shape = self.static_shape(index)
         if shape is None or not all(isinstance(size, int) for size in shape):
             return None
-        return np.asarray(shape, operand.dtype).reshape(operand.shape)
+        return np.asarray(shape[0] if operand.rank == 0 else shape, operand.dtype)
 
     def static_shape(self, index: int) -> Shape | None:
         operand = self.operands[index] if index < len(self.operands) else None
@@ -241,6 +243,9 @@ class _View:
 
     def dtype(self, attribute: str) -> np.dtype[Any]:
         return dtype_of(self.attributes[attribute])
+
+    def noted(self, name: str) -> Any:
+        return self._noted.get(name)
 
     def tensor(self, attribute: str) -> Array:
         opened = self._importer._opened

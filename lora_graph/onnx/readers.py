@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import reduce
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -100,14 +101,14 @@ def read_split(node: View) -> tuple[Value, ...]:
     starts: list[Dim] = [0]
     for size in sizes:
         starts.append(starts[-1] + size)
-    return tuple(slice_axis(x, axis, a, b) for a, b in zip(starts, starts[1:], strict=False))
+    return tuple(slice_axis(x, axis, start, end) for start, end in pairwise(starts))
 
 
 def _equal_parts(size: Dim, count: int) -> list[Dim]:
     """``count`` equal parts, the last one smaller where ``size`` is no multiple (opset 18)."""
     if isinstance(size, int):
         part = -(-size // count)
-        return [part] * (count - 1) + [size - part * (count - 1)]
+        return [*[part] * (count - 1), size - part * (count - 1)]
     exact = dims.exact_quotient(size, count)
     if exact is None:
         raise ValueError(f"cannot split a dimension {size} in {count} equal parts")

@@ -7,9 +7,10 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from lora_graph.errors import LoadError
 
@@ -17,7 +18,7 @@ MAX_BYTES = 2**31 - 1
 OPSETS = range(13, 27)
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
-ModelSource = str | os.PathLike[str] | bytes | onnx.ModelProto
+ModelSource: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,7 @@ SMALL = 1024
 """Tensors of at most this many bytes stay in the model."""
 
 
-def save_model(
-    model: onnx.ModelProto, path: str | os.PathLike[str], *, external_limit: int = EXTERNAL_LIMIT
-) -> None:
+def save_model(model: onnx.ModelProto, path: str | os.PathLike[str], *, external_limit: int = EXTERNAL_LIMIT) -> None:
     """Write ``model`` to ``path`` so that a reader finds the old model or the new one, whole.
 
     With more than ``external_limit`` bytes of weights the large ones go to ``<name>.<token>.data`` beside it, which is
@@ -52,7 +50,7 @@ def export_model(
     doc: str = "",
     external_limit: int = EXTERNAL_LIMIT,
 ) -> None:
-    """Lower ``graph`` and write it to ``path`` as :func:`save_model` does, without holding a second copy of the weights."""
+    """Lower ``graph`` and write it to ``path`` as :func:`save_model` does, without a second copy of the weights."""
     model = build(graph, state, opset=opset, metadata=metadata, doc=doc)
     _save(model, Path(path), external_limit)
 

@@ -116,7 +116,8 @@ def _remainder(value: Value, *operands: Array) -> Any:
 
 
 RULES: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys(("Add", "Sub", "Mul", "Neg", "Concat", "Squeeze", "Unsqueeze", "Reshape", "Transpose"), _as_it_stands),
+    **dict.fromkeys(("Add", "Sub", "Mul", "Neg", "ReduceProd", "ReduceSum"), _as_it_stands),
+    **dict.fromkeys(("Concat", "Squeeze", "Unsqueeze", "Reshape", "Transpose"), _as_it_stands),
     "Slice": _sliced,
     "Gather": _gathered,
     "Div": _divided,
@@ -124,6 +125,4 @@ RULES: dict[str, Callable[..., Any]] = {
     "Min": _elementwise(dims.minimum),
     "Max": _elementwise(dims.maximum),
     "Cast": lambda value, operand: operand,
-    "ReduceProd": _as_it_stands,
-    "ReduceSum": _as_it_stands,
 }

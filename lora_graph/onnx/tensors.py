@@ -26,7 +26,8 @@ def dtype_of(elem_type: int) -> np.dtype[Any]:
     name = onnx.TensorProto.DataType.Name(elem_type) if known else str(elem_type)
     if name not in DTYPES:
         raise ValueError(f"the element type {name} is not supported")
-    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
+    dtype: np.dtype[Any] = onnx.helper.tensor_dtype_to_np_dtype(elem_type)
+    return dtype
 
 
 def read_tensor(tensor: onnx.TensorProto, folder: Path | None, label: str) -> Array:

@@ -165,7 +165,7 @@ class EyeLike(Op):
     def read(cls, node: NodeView) -> Value:
         (like,) = node.operands
         assert like is not None
-        return apply(cls(np.dtype(node.attributes.get("dtype", like.dtype))), like)
+        return apply(cls(node.dtype("dtype") if "dtype" in node.attributes else like.dtype), like)
 
 
 def eye(size: Dim, dtype: npt.DTypeLike) -> Value:

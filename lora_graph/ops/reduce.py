@@ -70,17 +70,23 @@ class Reduction(Op, abstract=True):
         return operands[0].size
 
     def lower(self, to: Lowering, *operands: str) -> str:
-        axes = [] if self.axes is None else [to.constant(np.asarray(self.axes, np.int64))]
-        return to.node(self.name, [*operands, *axes], {"keepdims": self.keepdims})
+        if not self.axes:
+            noop = {} if self.axes is None else {"noop_with_empty_axes": 1}
+            return to.node(self.name, operands, {"keepdims": self.keepdims, **noop})
+        # counted from the front: ONNX Runtime overlooks a negative axis of an empty tensor
+        axes = to.constant(np.asarray([axis % to.type(operands[0]).rank for axis in self.axes], np.int64))
+        noted = {"axes": self.axes} if min(self.axes) < 0 else {}
+        return to.node(self.name, [*operands, axes], {"keepdims": self.keepdims}, noted=noted)
 
     @classmethod
     def read(cls, node: NodeView) -> Value:
         x, axes, keepdims = node.operands[0], axes_of(node), int(node.attributes.get("keepdims", 1))
         assert x is not None
-        if axes is not None and not axes:
-            if node.attributes.get("noop_with_empty_axes"):
-                return x
-            axes = None
+        if not axes:
+            axes = () if node.attributes.get("noop_with_empty_axes") else None
+        noted = node.noted("axes")
+        if noted and axes and [axis % x.rank for axis in noted] == list(axes):
+            axes = noted
         return apply(cls(axes, keepdims), x)
 
 

@@ -109,7 +109,7 @@ class Reshape(Op):
             raise ValueError("Reshape: the shape has to be known or computed from dimensions")
         if not node.attributes.get("allowzero"):
             wanted = tuple(x.shape[i] if d == 0 else d for i, d in enumerate(wanted))
-        return cls.to(x, wanted)
+        return cls.to(x, wanted) if -1 in wanted else apply(cls(wanted), x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +143,7 @@ class Expand(Op):
         x, wanted = node.operands[0], node.static_shape(1)
         if x is None or wanted is None:
             raise ValueError("Expand: the shape has to be known or computed from dimensions")
-        return expand(x, wanted)
+        return apply(cls(wanted), x)
 
 
 @dataclass(frozen=True, eq=False)
