@@ -9,17 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lora_graph.onnx.export import export_onnx, load_onnx
     from lora_graph.onnx.exporter import lower
     from lora_graph.onnx.importer import Imported, read_model
     from lora_graph.onnx.session import Session
     from lora_graph.onnx.store import export_model, save_model
 
-__all__ = ["Imported", "Session", "export_model", "lower", "read_model", "save_model"]
+__all__ = ["Imported", "Session", "export_model", "export_onnx", "load_onnx", "lower", "read_model", "save_model"]
 
 _HOMES = {
     "Imported": "importer",
     "Session": "session",
     "export_model": "store",
+    "export_onnx": "export",
+    "load_onnx": "export",
     "lower": "exporter",
     "read_model": "importer",
     "save_model": "store",

@@ -12,6 +12,7 @@ from lora_graph.ir.graph import Graph, Note, replace
 from lora_graph.ir.leaves import CONSTANT_LIMIT, Absent, Constant, Parameter, constant
 from lora_graph.ir.types import Array, TensorType
 from lora_graph.ir.value import Value, apply, topological
+from lora_graph.rewrite import cost
 from lora_graph.rewrite.record import PassRecord
 from lora_graph.rewrite.rule import Facts
 
@@ -73,7 +74,7 @@ def run_prelude(prelude: Graph | None, graph: Graph, state: State) -> dict[str, 
 
 
 def _hoistable(graph: Graph, facts: Facts) -> list[Value]:
-    """Foldable Values that something else than a foldable one uses, views excepted: a view costs nothing."""
+    """Foldable Values that something else than a foldable one uses, views excepted that make nothing smaller: they cost nothing."""
     candidates: dict[Value, None] = {}
     kept = set(graph.outputs.values())
     for value in graph.values:
@@ -81,7 +82,7 @@ def _hoistable(graph: Graph, facts: Facts) -> list[Value]:
             kept.update(value.operands)
     for value in graph.values:
         if value in kept and value.operands and facts.is_foldable(value) and facts.origin(value) is not None:
-            while value.op.view:
+            while value.op.view and cost.size(value.type) >= cost.size(value.operands[0].type):
                 value = value.operands[0]
             if value.operands:
                 candidates[value] = None

@@ -1,0 +1,72 @@
+"""A graph from elsewhere as a layer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lora_graph.errors import LoadError
+from lora_graph.ir.dims import Dim, plain_name
+from lora_graph.ir.graph import Graph, replace
+from lora_graph.ir.leaves import Parameter
+from lora_graph.ir.types import Array, show
+from lora_graph.ir.value import Value
+from lora_graph.layers.layer import Layer, Slot
+from lora_graph.layers.trace import Context
+
+FORM, ADAPTERS = "lora_graph.form", "lora_graph.adapters"
+"""The metadata in which an exported model says how it was deployed and which adapters it holds."""
+
+
+class ImportedLayer(Layer):
+    """The function that a graph with one input and one output computes, with the graph's parameters as its own.
+
+    Parameters keep their names and whether they train. ``metadata`` is what the file said of itself, ``adapters`` the
+    adapters among it.
+    """
+
+    def __init__(self, graph: Graph, state: Mapping[str, Array], metadata: Mapping[str, str] | None = None):
+        if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+            raise LoadError(
+                f"a layer has one input and one output, this model has the inputs {graph.input_names} "
+                f"and the outputs {list(graph.outputs)}"
+            )
+        (source,), (result,) = graph.inputs, graph.outputs.values()
+        if not source.rank or not result.rank:
+            raise LoadError(f"a layer takes and gives batches, this model maps {source.type} to {result.type}")
+        dtype = source.dtype if source.type.is_float else np.dtype(np.float32)
+        super().__init__(
+            input_shape=source.shape[1:], output_shape=result.shape[1:], dtype=dtype, layer_name=graph.name
+        )
+        self.metadata = dict(metadata or {})
+        self.adapters: list[dict[str, Any]] = json.loads(self.metadata.get(ADAPTERS, "[]"))
+        self._graph = graph
+        for label, leaf in graph.parameters.items():
+            assert isinstance(leaf.op, Parameter)
+            self._slots[label] = Slot(state[label], leaf.op.trainable)
+
+    @property
+    def input_dtype(self) -> np.dtype[Any]:
+        return self._graph.inputs[0].dtype
+
+    def build(self, ctx: Context, x: Value) -> Value:
+        (source,), (result,) = self._graph.inputs, self._graph.outputs.values()
+        if x.rank != source.rank:
+            raise ValueError(f"{self.layer_name} takes inputs of shape {show(source.shape)}, got {show(x.shape)}")
+        binding: dict[str, Dim] = {}
+        for declared, given in zip(source.shape, x.shape, strict=True):
+            name = plain_name(declared)
+            if name is not None:
+                binding.setdefault(name, given)
+            elif isinstance(declared - given, int) and declared != given:
+                raise ValueError(f"{self.layer_name} takes inputs of shape {show(source.shape)}, got {show(x.shape)}")
+        leaves = {leaf: ctx.param(label) for label, leaf in self._graph.parameters.items()}
+        (y,) = replace([result], {source: x, **leaves}, binding)
+        return y
+
+    def get_diagnostics(self) -> dict[str, str]:
+        families = ", ".join(f"{a['path'] or 'model'}: {a['family']} rank {a['rank']}" for a in self.adapters)
+        return {**super().get_diagnostics(), "form": self.metadata.get(FORM, "foreign"), "adapters": families or "none"}

@@ -1,0 +1,111 @@
+"""Exporting layers: one form of deployment, one pipeline, the same lowering."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+
+from lora_graph import checks
+from lora_graph.adapters.adapter import Adapter
+from lora_graph.errors import MergeError
+from lora_graph.ir.dims import Dim
+from lora_graph.layers.imported import ADAPTERS, FORM, ImportedLayer
+from lora_graph.layers.layer import Layer
+from lora_graph.onnx.exporter import lower
+from lora_graph.onnx.importer import read_model
+from lora_graph.onnx.source import ModelSource
+from lora_graph.onnx.store import export_model
+from lora_graph.rewrite.pipeline import Optimized, optimize_graph
+
+FORMS = {"parallel": "export", "merged": "deploy"}
+"""The pipeline of each form: adapters beside their base, or folded into it."""
+
+
+def export_onnx(
+    layer: Layer,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    form: str = "parallel",
+    opset: int = 21,
+    input_shape: Sequence[int | str | Dim] | None = None,
+) -> onnx.ModelProto:
+    """The evaluation graph of ``layer`` as an ONNX model, from ``x`` to ``y``, written to ``path`` if that is given.
+
+    ``form="parallel"`` keeps adapters beside their base, with the scale s folded into their matrices (the metadata
+    ``lora_graph.adapters`` says into which); ``form="merged"`` folds them into the base, and raises MergeError where
+    that is not exact. The batch dimension stays symbolic. The opset is 21 to 26. Weights over 1 GiB go to external data
+    beside ``path``; without a path more than 2 GB are a ValueError.
+    """
+    if not isinstance(layer, Layer):
+        raise TypeError(f"layer must be a Layer, got {layer!r}")
+    checks.choice("form", form, list(FORMS))
+    checks.integer("opset", opset)
+    optimized = optimize_graph(layer.to_graph(input_shape), FORMS[form])
+    adapters = describe_adapters(layer)
+    if form == "merged":
+        _require_merged(layer, optimized, adapters)
+    state = optimized.state(layer.state)
+    metadata = _metadata(form, optimized, adapters)
+    if path is None:
+        return lower(optimized.graph, state, opset=opset, metadata=metadata)
+    export_model(optimized.graph, state, path, opset=opset, metadata=metadata)
+    return onnx.load(os.fspath(path), load_external_data=False)
+
+
+def load_onnx(source: ModelSource) -> ImportedLayer:
+    """The ONNX model at a path, in bytes or in a ModelProto as a layer. LoadError for what cannot be read or trusted."""
+    imported = read_model(source)
+    return ImportedLayer(imported.graph, imported.state, imported.metadata)
+
+
+def describe_adapters(layer: Layer) -> list[dict[str, Any]]:
+    """Every adapter in ``layer``: its path, family, rank, alpha, scaling, site and the names of its parameters."""
+    if isinstance(layer, ImportedLayer):
+        return layer.adapters
+    found = []
+    places = layer.places()
+    for part, place in places.items():
+        if isinstance(part, Adapter):
+            names = [places[b].label(name) for b in part.branches.values() for name in b.get_parameter_names()]
+            found.append(
+                {
+                    "path": place.path,
+                    "family": part.family,
+                    "rank": part.rank,
+                    "alpha": part.alpha,
+                    "scaling": part.scaling,
+                    "site": part.site,
+                    "parameters": names,
+                    "scale_folded_into": [],
+                }
+            )
+    return found
+
+
+def _metadata(form: str, optimized: Optimized, adapters: list[dict[str, Any]]) -> dict[str, str]:
+    """What a reader of the file may want to know. Once s is folded into a matrix, it is folded for good."""
+    computed = {name for prelude, _ in optimized.preludes for name in prelude.outputs}
+    kept = [
+        {**adapter, "scale_folded_into": sorted({*adapter["scale_folded_into"], *computed} & {*adapter["parameters"]})}
+        for adapter in adapters
+    ]
+    return {FORM: form, ADAPTERS: json.dumps(kept if form == "parallel" else _as_merged(adapters))}
+
+
+def _as_merged(adapters: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**adapter, "parameters": [], "scale_folded_into": []} for adapter in adapters]
+
+
+def _require_merged(layer: Layer, optimized: Optimized, adapters: list[dict[str, Any]]) -> None:
+    left = [name for adapter in adapters for name in adapter["parameters"] if name in optimized.graph.parameters]
+    if left:
+        reasons = sorted({f"{refused.rule}: {refused.reason}" for refused in optimized.report.refusals})
+        why = f" ({'; '.join(reasons)})" if reasons else ""
+        raise MergeError(
+            f"{left[0]} of {layer.layer_name} cannot be merged exactly: its delta does not stand beside a linear weight"
+            f"{why}; build the adapter with site='weight', or export form='parallel'"
+        )
