@@ -38,7 +38,7 @@ class Gather(Op):
         rest = [i for i in range(data.rank) if i != at]
         flat = cotangent.reshape((*data.shape[:at], count, *data.shape[at + 1 :])).transpose((at, *rest))
         into = expand(constant(0, data.dtype), [data.shape[i] for i in (at, *rest)])
-        summed = apply(ScatterND("add"), into, indices.reshape(count, 1), flat)
+        summed = apply(ScatterND("add"), into, indices.reshape(count, 1).astype(np.int64), flat)
         return summed.transpose([*range(1, at + 1), 0, *range(at + 1, data.rank)]), None
 
     @classmethod
@@ -118,10 +118,7 @@ class ScatterND(Op):
 
     def infer(self, *operands: TensorType) -> TensorType:
         data, indices, updates = operands
-        check_indices(self.name, indices)
-        depth = indices.shape[-1] if indices.rank else None
-        if not isinstance(depth, int) or not 1 <= depth <= data.rank:
-            raise ValueError(f"ScatterND: the last axis of {indices} must index into {data}")
+        depth = depth_of(self.name, data, indices)
         wanted = (*indices.shape[:-1], *data.shape[depth:])
         if len(wanted) != updates.rank or data.dtype != updates.dtype:
             raise ValueError(f"ScatterND: {updates} at {indices} do not fit {data}")
@@ -148,10 +145,7 @@ class GatherND(Op):
 
     def infer(self, *operands: TensorType) -> TensorType:
         data, indices = operands
-        check_indices(self.name, indices)
-        depth = indices.shape[-1] if indices.rank else None
-        if not isinstance(depth, int) or not 1 <= depth <= data.rank:
-            raise ValueError(f"GatherND: the last axis of {indices} must index into {data}")
+        depth = depth_of(self.name, data, indices)
         return data.with_shape((*indices.shape[:-1], *data.shape[depth:]))
 
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
@@ -167,6 +161,16 @@ class GatherND(Op):
 def check_indices(name: str, indices: TensorType) -> None:
     if indices.dtype not in (np.int32, np.int64):
         raise TypeError(f"{name}: indices must be int32 or int64, got {indices}")
+
+
+def depth_of(name: str, data: TensorType, indices: TensorType) -> int:
+    """The length of the multi-indices along the last axis of ``indices``, which ONNX wants as int64 alone."""
+    if indices.dtype != np.int64:
+        raise TypeError(f"{name}: indices must be int64, got {indices}")
+    depth = indices.shape[-1] if indices.rank else None
+    if not isinstance(depth, int) or not 1 <= depth <= data.rank:
+        raise ValueError(f"{name}: the last axis of {indices} must index into {data}")
+    return depth
 
 
 def check_reduction(name: str, reduction: str) -> None:
