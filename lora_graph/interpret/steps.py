@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lora_graph.interpret.nodes import Node, kernel
-from lora_graph.interpret.tiles import Tiling
+from lora_graph.interpret.tiles import Pattern, Tiling, patterns
 from lora_graph.ir.types import Array
 from lora_graph.ir.value import Value
 
@@ -88,18 +88,23 @@ class Forget:
 
 
 class Tiled:
-    """A group of element-wise ops, all of them on one tile before the next tile begins."""
+    """A group of ops, all of them on one tile before the next tile begins."""
 
     __slots__ = ("calls", "fetch", "tiles")
 
     def __init__(self, nodes: Sequence[Node], group: Sequence[int], tiling: Tiling, scratch: set[int]) -> None:
-        used = list(dict.fromkeys(i for member in group for i in (*nodes[member].operands, member)))
-        cell = {i: position for position, i in enumerate(used)}
-        self.fetch = getter(used)
-        self.tiles = list(tiling.tiles([None if i in scratch else nodes[i].shape for i in used]))
-        self.calls = [
-            (kernel(nodes[i]), getter([cell[o] for o in nodes[i].operands]), cell[i], nodes[i].value) for i in group
-        ]
+        cells: dict[tuple[int, Pattern], int] = {}
+
+        def cell(i: int, pattern: Pattern) -> int:
+            return cells.setdefault((i, None if i in scratch else pattern), len(cells))
+
+        self.calls = []
+        for i in group:
+            node, result = nodes[i], tuple(d == 1 for d in nodes[i].shape)
+            operands = [cell(o, pattern) for o, pattern in zip(node.operands, patterns(node, nodes), strict=True)]
+            self.calls.append((kernel(node), getter(operands), cell(i, result), node.value))
+        self.fetch = getter([i for i, _ in cells])
+        self.tiles = list(tiling.tiles([pattern for _, pattern in cells]))
 
     def run(self, env: Environment) -> None:
         arrays, calls = self.fetch(env), self.calls

@@ -1,4 +1,4 @@
-"""Element-wise groups run tile by tile, so that what passes from op to op stays in the cache."""
+"""Groups of element-wise ops run tile by tile, so that what passes from op to op stays in the cache."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from lora_graph.interpret.nodes import Kind, Node, kernel
+from lora_graph.interpret.nodes import Node, kernel
 
 TILE_BYTES = 128 * 1024
 """Bytes of one operand of a tile: a handful of operands fits the second-level cache."""
 
 Index = tuple[Any, ...]
+Pattern = tuple[bool, ...] | None
+"""For each axis of an array, counted from the last, whether every tile takes all of it; None for a tile of scratch."""
 
 
 @dataclass(frozen=True)
@@ -29,22 +31,21 @@ class Tiling:
     def elements(self) -> int:
         return prod(self.extent)
 
-    def tiles(self, shapes: Sequence[tuple[int, ...] | None]) -> Iterator[tuple[Index, ...]]:
-        """For each tile, one index for each array: of ``shape`` broadcast with it, or of ``extent`` where None."""
-        flags = [None if shape is None else tuple(d == 1 for d in shape) for shape in shapes]
+    def tiles(self, patterns: Sequence[Pattern]) -> Iterator[tuple[Index, ...]]:
+        """For each tile, one index for each array."""
         ranges = [
             [slice(start, min(start + step, size)) for start in range(0, size, step)]
             for size, step in zip(self.shape, self.extent, strict=True)
         ]
         for spans in product(*ranges):
-            index = {flag: _index(spans, flag) for flag in set(flags)}
-            yield tuple(index[flag] for flag in flags)
+            index = {pattern: _index(spans, pattern) for pattern in set(patterns)}
+            yield tuple(index[pattern] for pattern in patterns)
 
 
 def tiling(nodes: Sequence[Node], group: Sequence[int]) -> Tiling | None:
     """How to cut a group of element-wise ops, or None where running op after op is as good."""
     first = nodes[group[0]]
-    if first.grain is None or (len(group) == 1 and isinstance(kernel(first), np.ufunc)):
+    if first.grain is None or (len(group) == 1 and (first.by_rows or isinstance(kernel(first), np.ufunc))):
         return None
     itemsize = max(nodes[i].tensor.dtype.itemsize for i in group)
     if prod(first.shape) * itemsize < 2 * TILE_BYTES:
@@ -55,15 +56,18 @@ def tiling(nodes: Sequence[Node], group: Sequence[int]) -> Tiling | None:
         extent[axis] = min(extent[axis], max(1, room // inner))
         if inner <= room:
             break
-    assert all(nodes[i].kind is Kind.PLANNED for i in group)
-    return Tiling(first.shape, tuple(extent))
+    cuts_rows = bool(extent) and extent[-1] < first.shape[-1]
+    return None if cuts_rows and any(nodes[i].by_rows for i in group) else Tiling(first.shape, tuple(extent))
 
 
-def _index(spans: tuple[slice, ...], stretched: tuple[bool, ...] | None) -> Index:
-    if stretched is None:
+def patterns(node: Node, nodes: Sequence[Node]) -> list[Pattern]:
+    """How the tiles of a node's operands follow from those of its result."""
+    stretched = [tuple(d == 1 for d in nodes[operand].shape) for operand in node.operands]
+    return [(*stretched[0][:-1], True), (True, True)] if node.by_rows else list(stretched)
+
+
+def _index(spans: tuple[slice, ...], pattern: Pattern) -> Index:
+    if pattern is None:
         return tuple(slice(0, span.stop - span.start) for span in spans)
-    own = spans[len(spans) - len(stretched) :] if stretched else ()
-    return (
-        ...,
-        *(slice(None) if is_stretched else span for span, is_stretched in zip(own, stretched, strict=True)),
-    )
+    own = spans[len(spans) - len(pattern) :]
+    return (..., *(slice(None) if whole else span for span, whole in zip(own, pattern, strict=True)))

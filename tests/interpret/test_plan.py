@@ -84,10 +84,35 @@ def test_tiles_of_awkward_sizes(rng, monkeypatch, rows):
 def test_tiles_cut_the_first_axes_until_one_fits():
     cut = tiles.Tiling((2, 3, 5), (1, 2, 5))
     seen = np.zeros((2, 3, 5), int)
-    for whole, row, scratch in cut.tiles([(2, 3, 5), (3, 1), None]):
+    for whole, row, scratch in cut.tiles([(False, False, False), (False, True), None]):
         seen[whole] += 1
         assert np.broadcast_to(np.zeros((3, 1))[row], seen[whole].shape).shape == np.zeros((1, 2, 5))[scratch].shape
     assert (seen == 1).all()
+
+
+@pytest.mark.parametrize("lead", [(1,), (131,), (3, 17)])
+def test_products_of_low_rank_are_computed_in_tiles(rng, monkeypatch, lead):
+    monkeypatch.setattr(tiles, "TILE_BYTES", 4 * 48 * 8)
+    x, w = ops.input("x", "float64", (*lead, 48)), ops.parameter("w", "float64", (48, 48))
+    a, b = ops.parameter("a", "float64", (48, 5)), ops.parameter("b", "float64", (5, 48))
+    graph = Graph((x,), {"y": ops.relu(x @ w + x @ a * 2.0 @ b)})
+    given = rng.normal(size=(*lead, 48))
+    state = {"w": rng.normal(size=(48, 48)), "a": rng.normal(size=(48, 5)), "b": rng.normal(size=(5, 48))}
+    program = compile_graph(graph)
+    got = program.run({"x": given}, state)["y"]
+    np.testing.assert_allclose(got, np.maximum(given @ (state["w"] + 2 * state["a"] @ state["b"]), 0), atol=1e-12)
+    assert program.memory() < 4 * 48 * 8 + 16 * np.prod(lead) * 5 + 256
+
+
+def test_the_operands_of_a_product_in_tiles_are_complete_before_it(rng, monkeypatch):
+    monkeypatch.setattr(tiles, "TILE_BYTES", 40 * 8)
+    a, x = ops.input("a", "float64", (4, 4)), ops.input("x", "float64", (4, 40))
+    h = ops.tanh(x * 2.0)
+    graph = Graph((a, x), {"y": ops.sigmoid(a @ h + h)})
+    given = {"a": rng.normal(size=(4, 4)), "x": rng.normal(size=(4, 40))}
+    h = np.tanh(2 * given["x"])
+    got = compile_graph(graph).run(given, {})["y"]
+    np.testing.assert_allclose(got, 1 / (1 + np.exp(-(given["a"] @ h + h))), rtol=1e-12)
 
 
 def test_what_is_passed_on_in_tiles_has_no_buffer():
