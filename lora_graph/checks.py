@@ -26,9 +26,13 @@ def number(name: str, value: Any) -> float:
     """``value`` as a finite float."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not math.isfinite(value):
+    try:
+        real = float(value)
+    except OverflowError:
+        real = math.inf
+    if not math.isfinite(real):
         raise ValueError(f"{name} must be finite, got {value}")
-    return float(value)
+    return real
 
 
 def scale(name: str, value: Any, default: float) -> float:
@@ -37,6 +41,12 @@ def scale(name: str, value: Any, default: float) -> float:
     if checked == 0:
         raise ValueError(f"{name} must not be 0: the adapter would change nothing (negative means {default:g})")
     return default if checked < 0 else checked
+
+
+def flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be a bool, got {value!r}")
+    return bool(value)
 
 
 def choice(name: str, value: Any, allowed: Sequence[str]) -> str:
@@ -49,7 +59,12 @@ def choice(name: str, value: Any, allowed: Sequence[str]) -> str:
 
 def float_dtype(value: npt.DTypeLike) -> np.dtype[Any]:
     """float32 or float64."""
-    dtype = np.dtype(value)
+    try:
+        dtype = None if value is None else np.dtype(value)
+    except TypeError:
+        dtype = None
+    if dtype is None:
+        raise TypeError(f"dtype must be float32 or float64, got {value!r}")
     if dtype not in (np.float32, np.float64):
         raise ValueError(f"dtype must be float32 or float64, got {dtype}")
     return dtype
@@ -58,13 +73,18 @@ def float_dtype(value: npt.DTypeLike) -> np.dtype[Any]:
 def generator(rng: Seed) -> np.random.Generator:
     """What ``rng=`` means: None draws a fresh seed, an int is a seed, a Generator is used as it is."""
     if rng is not None and not isinstance(rng, np.random.Generator):
+        if isinstance(rng, bool | np.bool_) or not isinstance(rng, int | np.integer):
+            raise TypeError(f"rng must be None, an int or a numpy.random.Generator, got {rng!r}")
         integer("rng", rng, 0)
     return np.random.default_rng(rng)
 
 
 def numeric(name: str, value: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """``value`` as an array of ``dtype``; TypeError for anything that is not numbers."""
-    array = np.asarray(value)
+    """``value`` as an array of ``dtype``; TypeError for anything that is not numbers, ValueError for ragged lists."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is not an array: {error}") from error
     if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
         raise TypeError(f"{name} must be an array of numbers, got {type(value).__name__} of {array.dtype}")
     if dtype.kind in "iu" and array.dtype.kind == "f":

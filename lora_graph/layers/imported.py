@@ -14,7 +14,8 @@ from lora_graph.ir.graph import Graph, replace
 from lora_graph.ir.leaves import Parameter
 from lora_graph.ir.types import Array, show
 from lora_graph.ir.value import Value
-from lora_graph.layers.layer import Layer, Slot
+from lora_graph.layers.layer import Layer
+from lora_graph.layers.parameters import Slot
 from lora_graph.layers.trace import Context
 
 FORM, ADAPTERS = "lora_graph.form", "lora_graph.adapters"

@@ -1,9 +1,8 @@
-"""The base class of every layer and adapter: parameters, children, modes; the rest follows from the graph."""
+"""The base class of every layer and adapter: a tree of parameters and a graph; the rest follows from these."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -13,8 +12,9 @@ import numpy.typing as npt
 from lora_graph import checks
 from lora_graph.ir.dims import Dim, Shape, shape_of
 from lora_graph.ir.graph import Graph
-from lora_graph.ir.types import Array, TensorType, show, type_of
+from lora_graph.ir.types import Array, show
 from lora_graph.ir.value import Value
+from lora_graph.layers.parameters import Parameters, Slot
 from lora_graph.layers.runner import Runner
 from lora_graph.layers.trace import Context, Place, trace
 from lora_graph.layers.weights import WeightReport, load_into, save_weights
@@ -22,19 +22,7 @@ from lora_graph.layers.weights import WeightReport, load_into, save_weights
 L = TypeVar("L", bound="Layer")
 
 
-@dataclass
-class Slot:
-    """One parameter of a layer. Arrays are replaced, never written to, so that whoever holds one keeps it."""
-
-    array: Array
-    trainable: bool
-
-    @property
-    def type(self) -> TensorType:
-        return type_of(self.array)
-
-
-class Layer:
+class Layer(Parameters):
     """A function with parameters, described by the graph that ``build`` makes.
 
     A subclass declares parameters with :meth:`add_parameter`, children with :meth:`add_child`, and implements
@@ -85,6 +73,8 @@ class Layer:
         if not isinstance(layer, Layer):
             raise TypeError(f"child {name!r} must be a Layer, got {layer!r}")
         self._check_new(name)
+        if self in layer.places():
+            raise ValueError(f"{layer.layer_name} cannot be a child of {self.layer_name}, which is a part of it")
         self._children[name] = layer
         return layer
 
@@ -95,6 +85,7 @@ class Layer:
             raise ValueError(f"{self.layer_name} already has a parameter or child called {name!r}")
 
     def slot(self, name: str) -> Slot:
+        """The layer's own parameter ``name``; KeyError naming those there are."""
         if name not in self._slots:
             raise KeyError(f"{self.layer_name} has no parameter {name!r}; it has {sorted(self._slots)}")
         return self._slots[name]
@@ -104,12 +95,20 @@ class Layer:
         return dict(self._children)
 
     @property
+    def branches(self) -> dict[str, Layer]:
+        """The children that change what others compute: those of an adapter beside its base."""
+        return {}
+
+    @property
     def input_dtype(self) -> np.dtype[Any]:
         """The dtype inputs are cast to."""
         return self.dtype
 
     def places(self) -> dict[Layer, Place]:
-        """Every layer of the tree with its path, freezing and mode. A layer met twice keeps its first path."""
+        """Every layer of the tree with its path, freezing and mode.
+
+        A layer met twice keeps its first path, and is frozen only if it is so at each.
+        """
         found: dict[Layer, Place] = {}
         for place, layer in self._walk("", False, None):
             known = found.get(layer)
@@ -127,85 +126,16 @@ class Layer:
             below = f"{path}.{name}" if path else name
             yield from child._walk(below, frozen or self._freezes(name), self._mode_of(name, training))
 
-    def _freezes(self, child: str) -> bool:
-        """Whether this layer holds the parameters of a child fixed, whatever the child says."""
-        return False
-
-    def _mode_of(self, child: str, training: bool | None) -> bool | None:
-        """The mode this layer imposes on a child; None leaves it its own."""
-        return training
-
-    def _slots_by_label(self) -> dict[str, tuple[Slot, bool]]:
-        """Every parameter of the tree by name, and whether it trains here."""
+    def slots(self, places: Mapping[Layer, Place] | None = None) -> dict[str, tuple[Slot, bool]]:
+        """Every parameter of the tree by name, and whether it trains; ``places`` where they are known already."""
         found: dict[str, tuple[Slot, bool]] = {}
-        for layer, place in self.places().items():
+        for layer, place in (self.places() if places is None else places).items():
             for name, slot in layer._slots.items():
                 label = place.label(name)
                 if label in found:
                     raise ValueError(f"two parameters of {self.layer_name} are called {label!r}")
                 found[label] = (slot, slot.trainable and not place.frozen)
         return found
-
-    @property
-    def state(self) -> dict[str, Array]:
-        """The arrays that the graph's parameters name."""
-        return {label: slot.array for label, (slot, _) in self._slots_by_label().items()}
-
-    def assign(self, arrays: Mapping[str, Array]) -> None:
-        """Take new arrays for some parameters, as they are; the trainer's way of handing over its results."""
-        slots = self._slots_by_label()
-        for label, array in arrays.items():
-            slots[label][0].array = array
-
-    def _trainable(self) -> dict[str, Slot]:
-        return {label: slot for label, (slot, trains) in self._slots_by_label().items() if trains}
-
-    def trainable_parameters(self) -> dict[str, Array]:
-        """Copies of the parameters that train, by name."""
-        return {label: slot.array.copy() for label, slot in self._trainable().items()}
-
-    @property
-    def parameter_count(self) -> int:
-        """How many numbers train."""
-        return sum(slot.array.size for slot in self._trainable().values())
-
-    def get_parameters(self) -> Array:
-        """The trainable parameters as one flat copy, row-major, in declaration order."""
-        return _flatten([slot.array for slot in self._trainable().values()], self.dtype)
-
-    def set_parameters(self, vector: npt.ArrayLike) -> None:
-        """Set the trainable parameters from one flat vector; ValueError if its length is not ``parameter_count``."""
-        flat = checks.numeric("vector", vector, self.dtype)
-        if flat.shape != (self.parameter_count,):
-            raise ValueError(f"vector must have shape ({self.parameter_count},), got {flat.shape}")
-        at = 0
-        for slot in self._trainable().values():
-            slot.array = flat[at : at + slot.array.size].reshape(slot.array.shape).astype(slot.array.dtype, copy=True)
-            at += slot.array.size
-
-    def get_parameter_names(self) -> list[str]:
-        return list(self._slots_by_label())
-
-    def get_parameter(self, name: str) -> Array:
-        """A copy of the parameter ``name``."""
-        return self._labelled(name).array.copy()
-
-    def get_parameter_shape(self, name: str) -> tuple[int, ...]:
-        return self._labelled(name).array.shape
-
-    def set_parameter(self, name: str, value: npt.ArrayLike) -> None:
-        """Replace the parameter ``name``; ValueError if the shape differs."""
-        slot = self._labelled(name)
-        array = checks.numeric(name, value, slot.array.dtype)
-        if array.shape != slot.array.shape:
-            raise ValueError(f"{name} must have shape {slot.array.shape}, got {array.shape}")
-        slot.array = np.array(array)
-
-    def _labelled(self, name: str) -> Slot:
-        slots = self._slots_by_label()
-        if name not in slots:
-            raise ValueError(f"{self.layer_name} has no parameter {name!r}; it has {', '.join(slots) or 'none'}")
-        return slots[name][0]
 
     # -- modes ----------------------------------------------------------------------------------------------------
 
@@ -214,12 +144,13 @@ class Layer:
         return self._set_frozen(True)
 
     def unfreeze(self) -> Self:
+        """Let the parameters train again, those of children included."""
         return self._set_frozen(False)
 
     def _set_frozen(self, flag: bool) -> Self:
         self._frozen = flag
         for name, child in self._children.items():
-            if not self._owns_mode(name):
+            if not self._is_guest(name):
                 child._set_frozen(flag)
         return self
 
@@ -233,23 +164,29 @@ class Layer:
 
     def set_training(self, flag: bool) -> Self:
         """Set the mode of this layer and its children; TypeError unless ``flag`` is a bool."""
-        if not isinstance(flag, bool | np.bool_):
-            raise TypeError(f"flag must be a bool, got {flag!r}")
-        self._training = bool(flag)
+        self._training = checks.flag("flag", flag)
         for name, child in self._children.items():
-            if not self._owns_mode(name):
-                child.set_training(flag)
+            if not self._is_guest(name):
+                child.set_training(self._training)
         return self
-
-    def _owns_mode(self, child: str) -> bool:
-        """Whether a child keeps its own mode and freezing, so that this layer's are its own affair."""
-        return False
 
     def train(self) -> Self:
         return self.set_training(True)
 
     def eval(self) -> Self:
         return self.set_training(False)
+
+    def _is_guest(self, child: str) -> bool:
+        """Whether a child keeps its own mode and freezing, because others may use it as well."""
+        return False
+
+    def _freezes(self, child: str) -> bool:
+        """Whether this layer holds the parameters of a child fixed, whatever the child says."""
+        return False
+
+    def _mode_of(self, child: str, training: bool | None) -> bool | None:
+        """The mode this layer imposes on a child, given what is imposed on itself; None leaves it its own."""
+        return training
 
     # -- running --------------------------------------------------------------------------------------------------
 
@@ -269,18 +206,24 @@ class Layer:
     def update_parameters(self, learning_rate: float) -> None:
         """One step of gradient descent, p ← p - η g, with the kept gradients, which it drops."""
         rate = checks.number("learning_rate", learning_rate)
-        gradients = self._runner.take_gradients()
-        for label, slot in self._trainable().items():
-            if label in gradients:
-                slot.array = slot.array - slot.array.dtype.type(rate) * gradients[label]
+        for slot, gradient in self._with_gradients():
+            slot.array = slot.array - slot.array.dtype.type(rate) * gradient
+        self.clear_gradients()
 
     def get_parameter_gradients(self) -> Array:
         """The gradients as one flat copy, in the order of ``get_parameters``; RuntimeError if there are none."""
-        gradients = self._runner.gradients()
-        parts = [gradients.get(label, np.zeros_like(slot.array)) for label, slot in self._trainable().items()]
-        return _flatten(parts, self.dtype)
+        return self._flat([gradient for _, gradient in self._with_gradients()])
+
+    def _with_gradients(self) -> list[tuple[Slot, Array]]:
+        found = self._runner.gradients()
+        slots = self._trainable()
+        late = [label for label in slots if label not in found]
+        if late:
+            raise RuntimeError(f"{late[0]} was frozen when forward ran: call forward and backward again")
+        return [(slot, found[label]) for label, slot in slots.items()]
 
     def clear_gradients(self) -> None:
+        """Drop the kept gradients."""
         self._runner.clear_gradients()
 
     def reset_state(self) -> None:
@@ -290,8 +233,10 @@ class Layer:
             child.reset_state()
 
     def close(self) -> None:
-        """Release cached plans."""
-        self._runner.reset()
+        """Release cached plans with their buffers, and all that :meth:`reset_state` drops; running makes new ones."""
+        self.reset_state()
+        for layer in self.places():
+            layer._runner.close()
 
     def __enter__(self) -> Self:
         return self
@@ -317,14 +262,14 @@ class Layer:
 
     def validate_weights(self, weights: Mapping[str, npt.ArrayLike]) -> WeightReport:
         """What :meth:`load_weights` would do, without doing it."""
-        return WeightReport.compare(weights, {k: slot.array for k, (slot, _) in self._slots_by_label().items()})
+        return WeightReport.compare(weights, self.state)
 
     def load_weights(self, source: Mapping[str, npt.ArrayLike] | str | Path, strict: bool = True) -> WeightReport:
         """Load parameters by name from a mapping or a safetensors file: all of them or none.
 
         ``strict`` refuses missing and unexpected names; wrong shapes are refused always (LoadError).
         """
-        return load_into(self, source, strict)
+        return load_into(self, source, checks.flag("strict", strict))
 
     def save_weights(self, path: str | Path) -> None:
         """Write all parameters to a safetensors file, atomically."""
@@ -332,8 +277,7 @@ class Layer:
 
     def get_diagnostics(self) -> dict[str, str]:
         """What this layer is and how large, as strings."""
-        slots = self._slots_by_label()
-        total = sum(slot.array.size for slot, _ in slots.values())
+        total = sum(slot.array.size for slot, _ in self.slots().values())
         trainable = self.parameter_count
         return {
             "layer_type": type(self).__name__,
@@ -349,7 +293,3 @@ class Layer:
 
     def __repr__(self) -> str:
         return f"<{self.layer_name}: {show(self.input_shape)} -> {show(self.output_shape)}>"
-
-
-def _flatten(arrays: Sequence[Array], dtype: np.dtype[Any]) -> Array:
-    return np.concatenate([array.ravel() for array in arrays]) if arrays else np.zeros(0, dtype)

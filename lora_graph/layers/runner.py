@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -13,29 +16,32 @@ import numpy.typing as npt
 from lora_graph import checks
 from lora_graph.autodiff import gradients
 from lora_graph.interpret import Program, compile_graph
-from lora_graph.ir.dims import plain_name
+from lora_graph.ir.dims import Shape, plain_name
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.leaves import Input, Parameter
 from lora_graph.ir.types import Array, show
 from lora_graph.ir.value import apply
-from lora_graph.layers.trace import Trace, lead_names, trace
+from lora_graph.layers.trace import lead_names, trace
 from lora_graph.rewrite.pipeline import optimize_graph
 
 if TYPE_CHECKING:
     from lora_graph.layers.layer import Layer
 
+PROGRAMS_KEPT = 16
+"""How many graphs a layer keeps programs for; the one that ran longest ago goes first."""
 
-@lru_cache(maxsize=64)
-def program_for(graph: Graph) -> Program:
-    """The plan for a graph that keeps all its parameters; one for every graph of the same structure."""
-    return compile_graph(optimize_graph(graph, "train").graph)
+SEED = "output gradient"
+"""The input of a backward graph, a name that no draw has."""
+
+_programs: WeakValueDictionary[Graph, Program] = WeakValueDictionary()
+"""The programs that some layer keeps, shared by all graphs of one structure."""
 
 
 @lru_cache(maxsize=64)
 def backward_graph(graph: Graph) -> Graph:
-    """From the inputs of ``graph`` and ``gradient``: the gradients of x and of every trainable parameter."""
+    """From the inputs of ``graph`` and the output's gradient: the gradients of x and of every trainable parameter."""
     output = graph.outputs["y"]
-    seed = apply(Input("gradient", output.type))
+    seed = apply(Input(SEED, output.type))
     trainable = {n: v for n, v in graph.parameters.items() if isinstance(v.op, Parameter) and v.op.trainable}
     x = graph.inputs[0]
     wanted = {"x": x, **trainable} if x.type.is_float else trainable
@@ -43,11 +49,27 @@ def backward_graph(graph: Graph) -> Graph:
     return Graph((*graph.inputs, seed), dict(zip(wanted, found, strict=True)), name=f"{graph.name} backward")
 
 
+@dataclass(frozen=True)
+class Last:
+    """The last forward: its graph, what it was given, the shape it gave, and which parameters it was to train."""
+
+    graph: Graph
+    inputs: Mapping[str, Array]
+    state: Mapping[str, Array]
+    output_shape: tuple[int, ...]
+    trainable: tuple[str, ...]
+
+
 class Runner:
-    """The last forward of a layer (input, draws, parameters) and the gradients of the last backward."""
+    """The programs of a layer, its last forward, and the gradients of its last backward.
+
+    The layer is traced on every forward, because what ``build`` depends on may have changed in ways that nothing
+    else would notice; a graph that was met before finds its program again.
+    """
 
     def __init__(self, layer: Layer):
         self._layer = layer
+        self._kept: OrderedDict[Graph, Program] = OrderedDict()
         self.reset()
 
     def __deepcopy__(self, memo: dict[int, object]) -> Runner:
@@ -55,53 +77,74 @@ class Runner:
         return Runner(copy.deepcopy(self._layer, memo))
 
     def reset(self) -> None:
-        self._last: tuple[Trace, dict[str, Array], Mapping[str, Array]] | None = None
+        self._last: Last | None = None
         self._gradients: dict[str, Array] | None = None
+
+    def close(self) -> None:
+        self._kept.clear()
+
+    def _program(self, graph: Graph) -> Program:
+        program = self._kept.get(graph) or _programs.get(graph)
+        if program is None:
+            program = _programs[graph] = compile_graph(optimize_graph(graph, "train").graph)
+        self._kept[graph] = program
+        self._kept.move_to_end(graph)
+        if len(self._kept) > PROGRAMS_KEPT:
+            self._kept.popitem(last=False)
+        return program
 
     def forward(self, x: npt.ArrayLike) -> Array:
         layer = self._layer
         array = checks.numeric("x", x, layer.input_dtype)
-        sample = layer.input_shape
-        lead = array.ndim - len(sample)
-        if lead < 0:
-            raise ValueError(f"x must end in {show(sample)}, got shape {array.shape}")
-        traced = trace(layer, (*lead_names(lead), *sample))
-        binding: dict[str, int] = {}
-        for dimension, size in zip(traced.graph.inputs[0].shape, array.shape, strict=True):
-            name = plain_name(dimension)
-            if name is not None:
-                binding.setdefault(name, size)
-            elif isinstance(dimension, int) and dimension != size:
-                raise ValueError(f"x must end in {show(sample)}, got shape {array.shape}")
+        lead = array.ndim - len(layer.input_shape)
+        binding = _bind(layer.input_shape, array)
+        places = layer.places()
+        traced = trace(layer, (*lead_names(lead), *layer.input_shape), places=places, annotate=False)
+        slots = layer.slots(places)
         inputs = {"x": array, **{draw.label: draw.sample(draw.layer.rng, binding) for draw in traced.draws}}
-        state = layer.state
+        state = {label: slot.array for label, (slot, _) in slots.items()}
         graph = traced.graph.with_outputs({**traced.graph.outputs, **traced.updates})
-        results = program_for(graph).run(inputs, state)
-        if traced.updates:
-            layer.assign({label: results[label] for label in traced.updates})
-        self._last = (traced, {**inputs, "x": array.copy()}, state)
+        results = self._program(graph).run(inputs, state)
+        for label in traced.updates:
+            slots[label][0].array = results[label]
+        trainable = tuple(label for label, (_, trains) in slots.items() if trains)
+        self._last = Last(traced.graph, {**inputs, "x": array.copy()}, state, results["y"].shape, trainable)
         return results["y"]
 
     def backward(self, output_gradient: npt.ArrayLike) -> Array:
-        if self._last is None:
-            raise RuntimeError(f"{self._layer.layer_name}: backward needs a forward first (and none since reset_state)")
-        traced, inputs, state = self._last
-        seed = checks.numeric("output_gradient", output_gradient, self._layer.dtype)
-        program = program_for(backward_graph(traced.graph))
-        results = program.run({**inputs, "gradient": seed}, state)
-        of_input = results.pop("x", np.zeros_like(inputs["x"]))
-        self._gradients = results
-        return of_input
+        layer, last = self._layer, self._last
+        if last is None:
+            raise RuntimeError(f"{layer.layer_name}: backward needs a forward first (and none since reset_state)")
+        if not layer.supports_training:
+            raise RuntimeError(f"{layer.layer_name} does not support training: it has no backward")
+        seed = checks.numeric("output_gradient", output_gradient, layer.dtype)
+        if seed.shape != last.output_shape:
+            raise ValueError(f"output_gradient must have the shape of the output {last.output_shape}, got {seed.shape}")
+        program = self._program(backward_graph(last.graph))
+        results = program.run({**last.inputs, SEED: seed}, last.state)
+        of_input = results.pop("x", None)
+        # a parameter that the output does not depend on is not in the graph
+        self._gradients = {n: results[n] if n in results else np.zeros_like(last.state[n]) for n in last.trainable}
+        return np.zeros_like(last.inputs["x"]) if of_input is None else of_input
 
     def gradients(self) -> dict[str, Array]:
         if self._gradients is None:
             raise RuntimeError(f"{self._layer.layer_name} has no gradients: call forward and backward first")
         return self._gradients
 
-    def take_gradients(self) -> dict[str, Array]:
-        taken = self.gradients()
-        self._gradients = None
-        return taken
-
     def clear_gradients(self) -> None:
         self._gradients = None
+
+
+def _bind(sample: Shape, x: Array) -> dict[str, int]:
+    """The sizes of all named axes of an input that ends in ``sample``; ValueError if it does not."""
+    lead = x.ndim - len(sample)
+    binding = dict(zip(lead_names(lead), x.shape, strict=False))
+    for dimension, size in zip(sample, x.shape[max(lead, 0) :], strict=False):
+        name = plain_name(dimension)
+        wanted = dimension if name is None else binding.setdefault(name, size)
+        if isinstance(wanted, int) and wanted != size:
+            lead = -1
+    if lead < 0:
+        raise ValueError(f"x must end in {show(sample)}, got shape {x.shape}")
+    return binding

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_graph.ir.dims import Dim, evaluate, shape_of
+from lora_graph.ir.dims import Dim, Shape, evaluate, shape_of
 from lora_graph.ir.graph import Graph, Note
 from lora_graph.ir.leaves import Input, Parameter
 from lora_graph.ir.types import Array, TensorType, show
@@ -16,6 +17,9 @@ from lora_graph.ir.value import Value, apply, topological
 
 if TYPE_CHECKING:
     from lora_graph.layers.layer import Layer
+
+INPUT = "x"
+"""What the one input of a layer is called."""
 
 Sampler = Callable[[np.random.Generator, tuple[int, ...]], Array]
 
@@ -55,16 +59,24 @@ class Recorder:
 
     places: Mapping[Layer, Place]
     training: bool | None
+    annotate: bool = True
     draws: dict[str, Draw] = field(default_factory=dict)
     inputs: dict[str, Value] = field(default_factory=dict)
     updates: dict[str, Value] = field(default_factory=dict)
     active: dict[str, Value] = field(default_factory=dict)
     notes: dict[Value, Note] = field(default_factory=dict)
 
+    def note(self, y: Value, path: str) -> None:
+        """What ``y`` depends on and nobody has claimed yet belongs to the module at ``path``."""
+        if self.annotate:
+            for value in topological([y], stop=self.notes.__contains__):
+                if value.operands:
+                    self.notes[value] = Note(scope=path)
+
 
 @dataclass(frozen=True)
 class Place:
-    """Where a layer stands in a model: its path, and whether its parameters are frozen there."""
+    """Where a layer stands in a model: its path, and whether it is frozen and in training mode there."""
 
     path: str
     frozen: bool
@@ -91,15 +103,21 @@ class Context:
         """The layer's own parameter ``name`` as a Value; KeyError naming those there are."""
         slot = self._layer.slot(name)
         trainable = slot.trainable and not self._place.frozen
-        leaf: Value = apply(Parameter(self._place.label(name), slot.type, trainable))
-        return leaf
+        return _parameter(self._place.label(name), slot.array.dtype, slot.array.shape, trainable)
 
     def draw(self, name: str, type: TensorType, sampler: Sampler, *, shared: str | None = None) -> Value:  # noqa: A002
-        """An Input filled in training by ``sampler(rng, shape)``; an evaluation graph has none: asking is an error."""
+        """An Input filled in training by ``sampler(rng, shape)``; an evaluation graph has none: asking is an error.
+
+        Asking again under the same name gives the same Input.
+        """
         if not self.training:
             raise RuntimeError(f"{self._layer.layer_name}: a graph for evaluation draws nothing; check ctx.training")
         label = self._place.label(name)
-        self._recorder.draws[label] = Draw(label, type, sampler, self._layer, shared)
+        if label == INPUT or not name or "." in name:
+            raise ValueError(f"a draw is named by a string without dots, other than {INPUT!r}, got {name!r}")
+        known = self._recorder.draws.setdefault(label, Draw(label, type, sampler, self._layer, shared))
+        if known.type != type:
+            raise ValueError(f"{self._layer.layer_name} draws {label!r} as {known.type} and as {type}")
         return self._recorder.inputs.setdefault(label, apply(Input(label, type)))
 
     def update(self, name: str, value: Value) -> None:
@@ -119,6 +137,7 @@ class Context:
         """The output of a child layer at ``x``."""
         if layer not in self._recorder.places:
             raise ValueError(f"{layer.layer_name} is no child of {self._layer.layer_name}: register it with add_child")
+        self._recorder.note(x, self._place.path)
         return build(layer, self._recorder, x)
 
     def carry(self, old: Value, new: Value) -> None:
@@ -132,30 +151,42 @@ class Context:
         return Context(layer, self._recorder)
 
 
+@lru_cache(maxsize=8192)
+def _parameter(label: str, dtype: np.dtype[Any], shape: tuple[int, ...], trainable: bool) -> Value:
+    return apply(Parameter(label, TensorType(dtype, shape), trainable))
+
+
 def build(layer: Layer, recorder: Recorder, x: Value) -> Value:
-    """Run ``layer.build`` and note what it made as belonging to its path."""
+    """Run ``layer.build`` and note what it made as belonging to its path.
+
+    TypeError unless it returns a Value, ValueError unless that ends in the shape the layer declares.
+    """
     y = layer.build(Context(layer, recorder), x)
     if not isinstance(y, Value):
         raise TypeError(f"{layer.layer_name}.build must return a Value, got {y!r}")
-    path = recorder.places[layer].path
-    for value in topological([y], stop=recorder.notes.__contains__):
-        if value.operands:
-            recorder.notes[value] = Note(scope=path)
+    if not ends_in(y.shape, layer.output_shape):
+        raise ValueError(f"{layer.layer_name} is to give {show(layer.output_shape)} but builds {show(y.shape)}")
+    recorder.note(y, recorder.places[layer].path)
     return y
 
 
-def trace(layer: Layer, input_shape: Sequence[int | str | Dim] | None = None, training: bool | None = None) -> Trace:
-    """The graph of ``layer`` for inputs of ``input_shape``, in its own mode, or in the one that ``training`` sets."""
+def trace(
+    layer: Layer,
+    input_shape: Sequence[int | str | Dim] | None = None,
+    training: bool | None = None,
+    *,
+    places: Mapping[Layer, Place] | None = None,
+    annotate: bool = True,
+) -> Trace:
+    """The graph of ``layer`` for inputs of ``input_shape``, in its own mode, or in the one that ``training`` sets.
+
+    ``places`` saves walking the tree where that was done already; without ``annotate`` the graph has no notes.
+    """
     shape = shape_of(("batch", *layer.input_shape) if input_shape is None else input_shape)
-    sample = layer.input_shape
-    tail = shape[len(shape) - len(sample) :]
-    fits = len(shape) >= len(sample) and all(
-        not isinstance(a - b, int) or a == b for a, b in zip(tail, sample, strict=True)
-    )
-    if not fits:
-        raise ValueError(f"{layer.layer_name} takes inputs that end in {show(sample)}, got {show(shape)}")
-    recorder = Recorder(layer.places(), training)
-    x: Value = apply(Input("x", TensorType(layer.input_dtype, shape)))
+    if not ends_in(shape, layer.input_shape):
+        raise ValueError(f"{layer.layer_name} takes inputs that end in {show(layer.input_shape)}, got {show(shape)}")
+    recorder = Recorder(layer.places() if places is None else places, training, annotate)
+    x: Value = apply(Input(INPUT, TensorType(layer.input_dtype, shape)))
     y = build(layer, recorder, x)
     graph = Graph((x, *recorder.inputs.values()), {"y": y}, recorder.notes, layer.layer_name)
     return Trace(graph, tuple(recorder.draws.values()), recorder.updates, recorder.active)
@@ -164,3 +195,9 @@ def trace(layer: Layer, input_shape: Sequence[int | str | Dim] | None = None, tr
 def lead_names(rank: int) -> tuple[str, ...]:
     """Names for ``rank`` leading axes: batch, then axis1, axis2 …"""
     return tuple("batch" if i == 0 else f"axis{i}" for i in range(rank))
+
+
+def ends_in(shape: Shape, sample: Shape) -> bool:
+    """Whether the last axes of ``shape`` can be ``sample``; dimensions that are not known to differ fit."""
+    lead = len(shape) - len(sample)
+    return lead >= 0 and all(a == b or not isinstance(a - b, int) for a, b in zip(shape[lead:], sample, strict=True))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lora_graph import checks
 from lora_graph.errors import LoadError
 from lora_graph.files import atomic_write
 from lora_graph.ir.types import Array
@@ -35,6 +37,9 @@ class WeightReport:
 
     @classmethod
     def compare(cls, given: Mapping[str, npt.ArrayLike], wanted: Mapping[str, Array]) -> WeightReport:
+        """TypeError unless ``given`` is a mapping from names."""
+        if not isinstance(given, Mapping):
+            raise TypeError(f"weights must be a mapping from names to arrays, got {type(given).__name__}")
         shapes = {name: np.shape(given[name]) for name in given}
         wrong = {n: (shapes[n], a.shape) for n, a in wanted.items() if n in shapes and shapes[n] != a.shape}
         return cls(
@@ -55,13 +60,15 @@ class WeightReport:
 
 def load_into(layer: Layer, source: Mapping[str, npt.ArrayLike] | str | Path, strict: bool) -> WeightReport:
     """Set the parameters of ``layer`` from ``source``: all that fit, or, on a LoadError, none."""
+    if not isinstance(source, Mapping | str | PathLike):
+        raise TypeError(f"source must be a mapping from names to arrays, or a path, got {type(source).__name__}")
     given = source if isinstance(source, Mapping) else read_safetensors(source)
+    where = "the weights" if isinstance(source, Mapping) else str(source)
     report = layer.validate_weights(given)
     if report.wrong_shape or (strict and not report.ok):
-        where = "the weights" if isinstance(source, Mapping) else str(source)
         raise LoadError(f"{where} do not fit {layer.layer_name}: {report}")
     state = layer.state
-    layer.assign({name: _cast(name, given[name], state[name].dtype) for name in report.loaded})
+    layer.assign({name: _cast(f"{where}: {name}", given[name], state[name].dtype) for name in report.loaded})
     return report
 
 
@@ -85,9 +92,10 @@ def read_safetensors(path: str | Path) -> dict[str, Array]:
         raise LoadError(f"{path}: cannot be read: {error.strerror or error}") from error
     _check_header(path, content)
     try:
-        return load(content)
+        tensors: dict[str, Array] = load(content)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise LoadError(f"{path}: not a safetensors file that can be trusted: {error}") from error
+    return tensors
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -105,23 +113,29 @@ def _check_header(path: str | Path, content: bytes) -> dict[str, Any]:
         raise LoadError(f"{path}: not a safetensors file: it is shorter than its header says")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
-            raise LoadError(f"{path}: names {sorted(twice)[0]!r} twice")
-        return dict(pairs)
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                raise LoadError(f"{path}: names {name!r} twice")
+            found[name] = value
+        return found
 
     try:
         header = json.loads(content[8 : 8 + size], object_pairs_hook=unique)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise LoadError(f"{path}: not a safetensors file: its header is no JSON") from error
     if not isinstance(header, dict):
         raise LoadError(f"{path}: not a safetensors file: its header is no JSON object")
     return header
 
 
-def _cast(name: str, value: npt.ArrayLike, dtype: np.dtype[Any]) -> Array:
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
-        raise LoadError(f"{name}: must be numeric, got {array.dtype}")
-    return np.array(array, dtype)
+def _cast(what: str, value: npt.ArrayLike, dtype: np.dtype[Any]) -> Array:
+    """A copy of ``value`` as ``dtype``; LoadError unless it holds finite numbers that ``dtype`` can hold."""
+    try:
+        with np.errstate(over="ignore"):
+            array = np.array(checks.numeric(what, value, dtype))
+    except (TypeError, ValueError) as error:
+        raise LoadError(str(error)) from error
+    if dtype.kind == "f" and not np.isfinite(array).all():
+        raise LoadError(f"{what} holds values that are not finite as {dtype}")
+    return array
