@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import lru_cache
 from typing import Any
@@ -70,23 +71,36 @@ def parse(text: str) -> Graph:
         raise ValueError(
             f"line {number}: expected 'graph NAME(inputs) -> (outputs) {{' and a closing '}}', got {head!r}"
         )
-    values: dict[str, Value] = {}
     notes: dict[Value, Note] = {}
-    for port in re.finditer(_INPUT, header["inputs"]):
+    with _at_line(number):
+        values = _read_inputs(header["inputs"])
+    inputs = tuple(values.values())
+    for inner, line in lines[1:-1]:
+        with _at_line(inner):
+            _read_line(line, values, notes)
+    with _at_line(number):
+        outputs = {
+            _unquote(port["name"]): _lookup(values, port["value"]) for port in re.finditer(_OUTPUT, header["outputs"])
+        }
+    return Graph(inputs, outputs, notes, _unquote(header["name"]))
+
+
+@contextmanager
+def _at_line(number: int) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, SyntaxError) as error:
+        raise ValueError(f"line {number}: {error}") from error
+
+
+def _read_inputs(text: str) -> dict[str, Value]:
+    values: dict[str, Value] = {}
+    for port in re.finditer(_INPUT, text):
         label = _unquote(port["name"][1:])
         if label in values:
-            raise ValueError(f"line {number}: two inputs are called {label!r}")
+            raise ValueError(f"two inputs are called {label!r}")
         values[label] = apply(Input(label, _read_type(port["type"])))
-    inputs = tuple(values.values())
-    for number, line in lines[1:-1]:
-        try:
-            _read_line(line, values, notes)
-        except (ValueError, TypeError, SyntaxError) as error:
-            raise ValueError(f"line {number}: {error}") from error
-    outputs = {}
-    for port in re.finditer(_OUTPUT, header["outputs"]):
-        outputs[_unquote(port["name"])] = _lookup(values, port["value"])
-    return Graph(inputs, outputs, notes, _unquote(header["name"]))
+    return values
 
 
 def dump_value(value: Value) -> str:

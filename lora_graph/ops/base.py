@@ -23,12 +23,21 @@ class Elementwise(Op, abstract=True):
     kinds: ClassVar[str] = "fiu"
     """NumPy dtype kinds the operands may have (ONNX's bfloat16 counts as ``f``)."""
     ufunc: ClassVar[Any]
+    arity: ClassVar[int] = 1
+    """How many operands there are; that of ``ufunc`` where it has one."""
+
+    def __init_subclass__(cls, abstract: bool = False) -> None:
+        super().__init_subclass__(abstract=abstract)
+        if "ufunc" in cls.__dict__:
+            cls.arity = cls.ufunc.nin
 
     def infer(self, *operands: TensorType) -> TensorType:
         return self.unify(operands)
 
     def unify(self, operands: tuple[TensorType, ...]) -> TensorType:
         """The broadcast type of operands that must share a dtype of the right kind."""
+        if len(operands) != self.arity:
+            raise TypeError(f"{self.name} takes {self.arity} operands, got {len(operands)}")
         first = operands[0]
         shape: Shape = first.shape
         for other in operands[1:]:

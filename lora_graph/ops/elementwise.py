@@ -110,6 +110,7 @@ class Mod(Elementwise):
     """y = a mod b with the sign of b (``fmod=1``: of a). Floats take ``fmod=1`` only, as in ONNX."""
 
     fmod: int = 0
+    arity: ClassVar[int] = 2
 
     def infer(self, *operands: TensorType) -> TensorType:
         if operands[0].is_float and not self.fmod:
@@ -363,6 +364,7 @@ class Where(Elementwise):
     """y = a where the bool condition holds, else b."""
 
     kinds: ClassVar[str] = "fiub"
+    arity: ClassVar[int] = 3
 
     def infer(self, *operands: TensorType) -> TensorType:
         condition, a, b = operands
@@ -393,6 +395,7 @@ class Clip(Elementwise):
     """y = min(max(x, low), high) for scalars low ≤ high; at a bound itself the cotangent goes to x."""
 
     in_place: ClassVar[int] = 1
+    arity: ClassVar[int] = 3
 
     def infer(self, *operands: TensorType) -> TensorType:
         if any(limit.shape for limit in operands[1:]):

@@ -26,6 +26,8 @@ def op(name: str, *operands: Value, attributes: tuple[Any, ...] = ()) -> Value:
 
 ERRORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: M + D, TypeError, r"Add: operands must share one dtype, got float32\[2, 3\], float64\[2, 3\]"),
+    (lambda: op("Tanh", M, M), TypeError, "Tanh takes 1 operands, got 2"),
+    (lambda: op("Add", M), TypeError, "Add takes 2 operands, got 1"),
     (lambda: M + V, ValueError, r"Add: shapes \[2, 3\] and \[4\] do not broadcast"),
     (lambda: B + B, TypeError, "Add is not defined for bool"),
     (lambda: N.exp(), TypeError, "Exp is not defined for int64"),
