@@ -1,0 +1,44 @@
+"""The command line: ``lora-graph COMMAND``. Exit code 0 only on success, 2 for bad input; errors are one clear line."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from lora_graph.cli.commands import demo, export, run
+from lora_graph.errors import MergeError, TrainingError
+from lora_graph.version import __version__
+
+EXPECTED = (ValueError, TypeError, OSError, MergeError, TrainingError)
+"""What bad input raises. Anything else is a fault of this program and shows itself as one."""
+
+
+class OneLineErrors(click.Group):
+    """A group whose commands report errors in one line, or with ``--debug`` in full."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EXPECTED as error:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            else:
+                click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            sys.exit(130)
+
+
+@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
+@click.version_option(__version__, prog_name="lora-graph")
+def main(debug: bool) -> None:
+    """Put LoRA-family adapters on layers, train them, merge them, and ship them as ONNX."""
+
+
+for command in (demo, export, run):
+    main.add_command(command)

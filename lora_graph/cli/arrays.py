@@ -1,0 +1,52 @@
+"""Arrays in files, for commands that take and leave them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lora_graph.errors import LoadError
+from lora_graph.files import atomic_write
+from lora_graph.ir.types import Array
+
+
+def read_inputs(path: Path, names: Sequence[str]) -> dict[str, Array]:
+    """The arrays for the inputs ``names``: an .npy file for a single one, or an .npz file that holds them by name.
+
+    An .npz file with a single array serves a single input whatever its name. Nothing is ever unpickled.
+    """
+    with open(path, "rb") as file:
+        if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
+            raise LoadError(f"{path}: is neither an .npy nor an .npz file")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = (
+            {path.stem: loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+        )
+    except (OSError, ValueError, EOFError) as error:
+        raise LoadError(f"{path}: cannot be read as .npy or .npz: {error}") from error
+    if len(names) == 1 and len(arrays) == 1:
+        return {names[0]: next(iter(arrays.values()))}
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise LoadError(f"{path}: has no array {missing[0]!r}; it holds {', '.join(arrays) or 'nothing'}")
+    return {name: arrays[name] for name in names}
+
+
+def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    with atomic_write(path) as file:
+        file.write(buffer.getvalue())
+
+
+def summary(array: Array) -> dict[str, Any]:
+    """Type, and smallest, mean and largest element."""
+    found: dict[str, Any] = {"type": f"{array.dtype.name}[{', '.join(map(str, array.shape))}]"}
+    if array.size:
+        found |= {"min": float(array.min()), "mean": float(array.mean()), "max": float(array.max())}
+    return found

@@ -1,0 +1,104 @@
+"""The commands. Each imports what it needs when it runs, so that ``--help`` is immediate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+MODEL = click.argument("model", type=click.Path(path_type=Path))
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("exported_models"),
+    show_default=True,
+    help="Where the ONNX files go.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything random.")
+@AS_JSON
+def demo(out: Path, seed: int, as_json: bool) -> None:
+    """Adapt a digit classifier to a changed task with every adapter, and export it all.
+
+    Trains a small network on handwritten digits, turns the digits by 90 degrees and inverts them, freezes the network,
+    and adapts it with LoRA, DyLoRA, LoKr and LoRA-drop, beside full fine-tuning. Every file is run in ONNX Runtime.
+    """
+    from lora_graph.cli.demo import run_demo
+    from lora_graph.cli.demo_table import print_demo
+
+    result = run_demo(out, seed)
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=2))
+    else:
+        print_demo(result)
+
+
+@click.command()
+@MODEL
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The file to write."
+)
+@click.option(
+    "--form",
+    type=click.Choice(["merged", "parallel"]),
+    default="merged",
+    show_default=True,
+    help="Adapters folded into their base, or beside it.",
+)
+@click.option("--opset", type=int, default=21, show_default=True, help="ONNX opset, 21 to 26.")
+@AS_JSON
+def export(model: Path, output: Path, form: str, opset: int, as_json: bool) -> None:
+    """Write MODEL, an ONNX file, in another form: with its adapters merged into the base, say."""
+    import lora_graph as lg
+
+    layer = lg.load_onnx(model)
+    written = lg.export_onnx(layer, output, form=form, opset=opset)
+    adapters = [f"{a['path'] or 'model'}: {a['family']} rank {a['rank']}" for a in layer.adapters]
+    facts = {
+        "file": str(output),
+        "form": form,
+        "opset": opset,
+        "nodes": len(written.graph.node),
+        "bytes": output.stat().st_size,
+        "adapters": adapters,
+    }
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    found = ", ".join(adapters) or "no adapters"
+    click.echo(f"{output}: {form}, {facts['nodes']} nodes, {facts['bytes']:,} bytes ({found})")
+
+
+@click.command()
+@MODEL
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="An .npz file for the outputs.")
+@click.option("--provider", default="cpu", show_default=True, help="ONNX Runtime provider: cpu, cuda ...")
+@AS_JSON
+def run(model: Path, data: Path, output: Path | None, provider: str, as_json: bool) -> None:
+    """Run MODEL, an ONNX file, on DATA: an .npy file, or an .npz file with one array for each input."""
+    import lora_graph as lg
+    from lora_graph.cli.arrays import read_inputs, summary, write_npz
+
+    with lg.Session(model, provider) as session:
+        inputs = read_inputs(data, list(session.inputs))
+        results = session.run(inputs)
+        outputs: dict[str, Any] = results if isinstance(results, dict) else {next(iter(session.outputs)): results}
+        providers = session.providers
+    if output is not None:
+        write_npz(output, outputs)
+    facts = {"model": str(model), "providers": providers, "outputs": {n: summary(a) for n, a in outputs.items()}}
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for name, array in outputs.items():
+        found = summary(array)
+        numbers = f"min {found['min']:.6g}  mean {found['mean']:.6g}  max {found['max']:.6g}" if array.size else "empty"
+        click.echo(f"{name}: {found['type']}  {numbers}")
+    if output is not None:
+        click.echo(f"written to {output}")
