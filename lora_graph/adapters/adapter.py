@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import warnings
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from lora_graph import checks
 from lora_graph.adapters.merging import merged_layer
-from lora_graph.adapters.site import Site, inject, is_affine, output_site, weight_sites
+from lora_graph.adapters.site import Site, inject, is_affine, output_site, weight_sites, weight_uses
 from lora_graph.errors import MergeError
 from lora_graph.ir.value import Value
 from lora_graph.layers.layer import Layer
@@ -35,7 +35,7 @@ class Adapter(Layer):
     branch: ClassVar[str] = "lora"
 
     def __init_subclass__(cls) -> None:
-        if cls.family:
+        if "family" in cls.__dict__:
             FAMILIES[cls.family] = cls
 
     def __init__(
@@ -50,8 +50,7 @@ class Adapter(Layer):
     ):
         if not isinstance(base_layer, Layer):
             raise TypeError(f"base_layer must be a Layer, got {base_layer!r}")
-        if not isinstance(freeze_base_layer, bool | np.bool_):
-            raise TypeError(f"freeze_base_layer must be a bool, got {freeze_base_layer!r}")
+        self._freeze_base = checks.flag("freeze_base_layer", freeze_base_layer)
         self._rank = checks.integer("rank", rank, 1)
         self._alpha = checks.scale("alpha", alpha, self._rank)
         self.site = checks.choice("site", site, ("output", "weight"))
@@ -61,16 +60,16 @@ class Adapter(Layer):
         super().__init__(
             input_shape=base_layer.input_shape, output_shape=base_layer.output_shape, dtype=base_layer.dtype, rng=rng
         )
-        self._freeze_base = bool(freeze_base_layer)
+        self.supports_training = base_layer.supports_training
         self.add_child("base", base_layer)
         self._sites: dict[str, Site] = dict(zip(_names(self.branch, sites), sites, strict=True))
         for name, place in self._sites.items():
             self.add_child(name, self.create_branch(name, place.in_features, place.out_features))
-        if site == "output" and not is_affine(base_layer.to_graph()) and weight_sites(base_layer):
+        if site == "output" and not is_affine(base_layer.to_graph()) and weight_uses(base_layer):
             warnings.warn(
-                f"an adapter beside {base_layer.layer_name} adds to what comes after its nonlinearity and cannot be "
-                "merged exactly; site='weight' can",
-                stacklevel=2,
+                f"{base_layer.layer_name} is not x W + b, so an adapter beside it cannot be merged into it exactly; "
+                "with site='weight' it can",
+                stacklevel=2 if type(self).__init__ is Adapter.__init__ else 3,
             )
 
     # -- what a family defines ------------------------------------------------------------------------------------
@@ -88,6 +87,10 @@ class Adapter(Layer):
     @property
     def base_layer(self) -> Layer:
         return self._children["base"]
+
+    @property
+    def input_dtype(self) -> np.dtype[Any]:
+        return self.base_layer.input_dtype
 
     @property
     def branches(self) -> dict[str, Layer]:
@@ -126,7 +129,7 @@ class Adapter(Layer):
         mode = self._training if training is None else training
         return mode and not self._freezes("base")
 
-    def _owns_mode(self, child: str) -> bool:
+    def _is_guest(self, child: str) -> bool:
         return child == "base"
 
     def build(self, ctx: Context, x: Value) -> Value:
@@ -139,7 +142,7 @@ class Adapter(Layer):
         for name, place in self._sites.items():
             assert place.owner is not None
             weights[ctx.of(place.owner).param(place.weight)] = deltas[name]
-        return inject(ctx, y, weights)
+        return inject(ctx, x, y, weights)
 
     def merge_to_original_layer(self, *, allow_inexact: bool = False) -> Layer:
         """A new layer of the base's class that computes what this adapter computes in evaluation.
@@ -147,19 +150,18 @@ class Adapter(Layer):
         MergeError where the base has no linear weight, or where the delta comes after its nonlinearity;
         ``allow_inexact`` then adds the delta to the weight all the same.
         """
+        checks.flag("allow_inexact", allow_inexact)
         if self.site == "weight" or is_affine(self.base_layer.to_graph()):
             return merged_layer(self, self.base_layer)
         inside = weight_sites(self.base_layer)
         (outside,) = self._sites.values()
-        if len(inside) != 1 or (inside[0].in_features, inside[0].out_features) != (
-            outside.in_features,
-            outside.out_features,
-        ):
+        widths = [(site.in_features, site.out_features) for site in inside]
+        if widths != [(outside.in_features, outside.out_features)]:
             raise MergeError(f"{self.base_layer.layer_name} has no linear weight that the delta could go into")
         if not allow_inexact:
             raise MergeError(
-                f"the delta is added after the nonlinearity of {self.base_layer.layer_name}, so no weight can stand for "
-                "it; build the adapter with site='weight', or pass allow_inexact=True"
+                f"{self.base_layer.layer_name} is not x W + b, so no weight can stand for what is added to its output; "
+                "build the adapter with site='weight', or pass allow_inexact=True"
             )
         twin = copy.copy(self)
         twin.site, twin._sites = "weight", dict.fromkeys(self._sites, inside[0])
@@ -183,4 +185,9 @@ def _names(branch: str, sites: list[Site]) -> list[str]:
     """``lora`` for a single branch; ``lora_ih``, ``lora_hh`` … after the weights where there are several."""
     if len(sites) == 1:
         return [branch]
-    return [f"{branch}_{site.label.replace('.', '_').removeprefix('weight_')}" for site in sites]
+    names = [f"{branch}_{site.label.replace('.', '_').removeprefix('weight_')}" for site in sites]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"the weights {', '.join(site.label for site in sites)} lead to the same name twice in {names}"
+        )
+    return names

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lora_graph import checks
 from lora_graph.adapters.adapter import Adapter
-from lora_graph.adapters.lora import LoRALayer
+from lora_graph.adapters.lora import LoRALayer, check_rank
 from lora_graph.ir.types import Array, tensor
 from lora_graph.ir.value import Value
 from lora_graph.layers.layer import Layer
@@ -49,13 +50,18 @@ class DyLoRAAdapter(Adapter):
             raise TypeError(f"active_ranks must be a sequence of ints, got {active_ranks!r}")
         highest = checks.integer("max_rank", max_rank, 1)
         ranks = tuple(checks.integer("active_ranks", rank, 1, highest) for rank in active_ranks)
-        if not ranks or any(b <= a for a, b in zip(ranks, ranks[1:], strict=False)):
+        if not ranks or any(b <= a for a, b in pairwise(ranks)):
             raise ValueError(f"active_ranks must be non-empty and strictly ascending in 1..{highest}, got {ranks}")
         self.rank_scaling = checks.choice("rank_scaling", rank_scaling, ("max_rank", "per_rank"))
         self.active_ranks = ranks
         self.last_sampled_rank: int | None = None
         self._deployment_rank = ranks[-1]
         super().__init__(base_layer, highest, alpha, freeze_base_layer, site=site, rng=rng)
+
+    @property
+    def scaling(self) -> float:
+        """The factor in evaluation."""
+        return self.alpha / (self._deployment_rank if self._per_rank else self.rank)
 
     @property
     def max_rank(self) -> int:
@@ -68,14 +74,17 @@ class DyLoRAAdapter(Adapter):
 
     @current_deployment_rank.setter
     def current_deployment_rank(self, rank: int) -> None:
-        if checks.integer("rank", rank) not in self.active_ranks:
+        chosen = checks.integer("rank", rank)
+        if chosen not in self.active_ranks:
             raise ValueError(f"rank must be one of the active ranks {list(self.active_ranks)}, got {rank}")
-        self._deployment_rank = rank
+        self._deployment_rank = chosen
 
     def set_deployment_rank(self, rank: int) -> None:
+        """The same as setting ``current_deployment_rank``."""
         self.current_deployment_rank = rank
 
     def create_branch(self, name: str, in_features: int, out_features: int) -> Layer:
+        check_rank("max_rank", self.rank, in_features, out_features)
         return LoRALayer(in_features, out_features, self.rank, self.alpha, dtype=self.dtype, rng=self.rng)
 
     def delta(self, ctx: Context, name: str, branch: Layer, h: Value) -> Value:
@@ -83,7 +92,7 @@ class DyLoRAAdapter(Adapter):
         a, b = pair.param("A"), pair.param("B")
         if not ctx.training:
             rank = self._deployment_rank
-            return (h @ a[:, :rank]) @ b[:rank] * (self.alpha / (rank if self._per_rank else self.rank))
+            return (h @ a[:, :rank]) @ b[:rank] * self.scaling
         # whether each component is within the drawn rank: multiplying by it cuts A, B and both gradients
         within = ctx.draw("rank", tensor(np.bool_, (self.rank,)), self._draw_rank, shared="rank")
         pair.active("A", unsqueeze(within, 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -105,8 +106,8 @@ class LoKrAdapter(Adapter):
             )
         if self._wanted is None and 1 in (n, p):
             warnings.warn(
-                f"{in_features if n == 1 else out_features} has no divisor in 2..{self.rank}: "
-                f"the Kronecker factors are {factors}",
+                f"at rank {self.rank} a weight [{in_features}, {out_features}] gets the Kronecker factors "
+                f"A [{m}, {n}] and B [{p}, {q}]: a width of which no divisor but 1 is that small is not factored",
                 stacklevel=4,
             )
         return KroneckerLayer(factors, self.scaling, dtype=self.dtype, rng=self.rng)
@@ -125,7 +126,7 @@ def kronecker_factors(in_features: int, out_features: int, rank: int) -> Factors
     return (out_features // p, n), (p, in_features // n)
 
 
-def _checked(factors: object) -> Factors:
+def _checked(factors: Any) -> Factors:
     valid = (
         isinstance(factors, Sequence)
         and len(factors) == 2
@@ -133,6 +134,5 @@ def _checked(factors: object) -> Factors:
     )
     if not valid:
         raise TypeError(f"factors must be ((m, n), (p, q)), got {factors!r}")
-    (m, n), (p, q) = factors  # type: ignore[misc]
-    m, n, p, q = (checks.integer("factors", value, 1) for value in (m, n, p, q))
+    m, n, p, q = (checks.integer("factors", value, 1) for pair in factors for value in pair)
     return (m, n), (p, q)

@@ -16,6 +16,16 @@ from lora_graph.ir.value import Value
 from lora_graph.layers.dense import Activation, activation_of
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.trace import Context
+from lora_graph.ops.activation import identity
+
+
+def check_rank(name: str, rank: int, in_features: int, out_features: int) -> None:
+    """ValueError unless 1 ≤ rank < min(in_features, out_features)."""
+    width = min(in_features, out_features)
+    if not 1 <= rank < width:
+        raise ValueError(
+            f"{name} must be at least 1 and less than {width} for a weight [{in_features}, {out_features}], got {rank}"
+        )
 
 
 class LoRALayer(Layer):
@@ -43,8 +53,7 @@ class LoRALayer(Layer):
         inner = checks.integer("input_size", input_size, 1)
         outer = checks.integer("output_size", output_size, 1)
         self._rank = checks.integer("rank", rank)
-        if not 1 <= self._rank < min(inner, outer):
-            raise ValueError(f"rank must be in 1..{min(inner, outer) - 1} for {inner} -> {outer}, got {rank}")
+        check_rank("rank", self._rank, inner, outer)
         checks.choice("init", init, ("gaussian", "kaiming"))
         self._set_up(inner, outer, alpha, activation, dtype, rng, layer_name)
         shape = (inner, self._rank)
@@ -72,16 +81,15 @@ class LoRALayer(Layer):
     @classmethod
     def from_matrices(cls, A: npt.ArrayLike, B: npt.ArrayLike, alpha: float = -1) -> Self:
         """A layer with these matrices, of any rank and in their dtype (anything but float64 becomes float32)."""
-        a, b = np.asarray(A), np.asarray(B)
+        dtype = np.dtype(np.float64 if np.result_type(np.asarray(A), np.asarray(B)) == np.float64 else np.float32)
+        a, b = checks.numeric("A", A, dtype), checks.numeric("B", B, dtype)
         if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0] or 0 in (*a.shape, *b.shape):
             raise ValueError(f"A [in, rank] and B [rank, out] must share a rank, got {a.shape} and {b.shape}")
-        dtype = np.result_type(a, b)
         layer = cls.__new__(cls)
         layer._rank = a.shape[1]
-        kept = np.float64 if dtype == np.float64 else np.float32
-        layer._set_up(a.shape[0], b.shape[1], alpha, None, kept, None, None)
-        layer.add_parameter("A", checks.numeric("A", a, np.dtype(kept)))
-        layer.add_parameter("B", checks.numeric("B", b, np.dtype(kept)))
+        layer._set_up(a.shape[0], b.shape[1], alpha, None, dtype, None, None)
+        layer.add_parameter("A", a)
+        layer.add_parameter("B", b)
         return layer
 
     @property
@@ -109,7 +117,7 @@ class LoRALayer(Layer):
 
     def merge_weights(self) -> Array:
         """The weight change s · A B ``[in, out]``; MergeError with a nonlinear activation."""
-        if self.activation != "identity":
+        if self._activate is not identity:
             raise MergeError(f"{self.layer_name} ends in {self.activation}: it is no product with one matrix")
         product: Array = self.dtype.type(self.scaling) * (self.slot("A").array @ self.slot("B").array)
         return product

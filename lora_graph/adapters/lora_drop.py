@@ -50,9 +50,12 @@ class LoRADropAdapter(Adapter):
             raise ValueError("mask='element' needs site='output': a weight has no elements of the output")
         if seed is not None:
             checks.integer("seed", seed, 0)
-        masks = np.random.default_rng(seed)
-        super().__init__(base_layer, rank, alpha, freeze_base_layer, site=site, rng=seed if rng is None else rng)
-        self.rng = masks if seed is not None else self.rng
+        # two streams of one seed, so that the masks are the same whether or not A comes from elsewhere
+        masks, weights = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(2))
+        drawn = weights if rng is None else rng
+        super().__init__(base_layer, rank, alpha, freeze_base_layer, site=site, rng=drawn)
+        if seed is not None or rng is None:
+            self.rng = masks
 
     def create_branch(self, name: str, in_features: int, out_features: int) -> Layer:
         return LoRALayer(in_features, out_features, self.rank, self.alpha, dtype=self.dtype, rng=self.rng)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lora_graph.errors import MergeError
 from lora_graph.interpret import evaluate
 from lora_graph.ir.graph import Graph
@@ -13,6 +15,7 @@ from lora_graph.ir.value import Value
 from lora_graph.layers.layer import Layer
 from lora_graph.ops.shape import Reshape, Transpose, inverse
 from lora_graph.rewrite.pipeline import optimize_graph
+from lora_graph.rewrite.rule import Facts
 
 if TYPE_CHECKING:
     from lora_graph.adapters.adapter import Adapter
@@ -29,18 +32,19 @@ def merged_layer(adapter: Adapter, base: Layer) -> Layer:
         raise MergeError(f"{adapter.layer_name} cannot be merged into {base.layer_name}: {why}")
     arrays = evaluate(Graph((), found, name="merged weights"), {}, adapter.state)
     layer = copy.deepcopy(base)
-    layer.assign({name: array.astype(base.state[name].dtype).copy() for name, array in arrays.items()})
+    layer.assign({name: np.array(array, order="C") for name, array in arrays.items()})
     return layer
 
 
 def solve(pattern: Value, target: Value) -> dict[str, Value] | None:
     """What the parameters of ``pattern`` have to be for it to become ``target``; None if nothing does it."""
     found: dict[str, Value] = {}
+    facts = Facts("all")
     pairs = [(pattern, target)]
     while pairs:
         want, have = pairs.pop()
         if isinstance(want.op, Parameter):
-            if want.type != have.type or found.setdefault(want.op.label, have) is not have:
+            if not facts.is_static(have) or want.type != have.type or found.setdefault(want.op.label, have) is not have:
                 return None
         elif want.op == have.op and len(want.operands) == len(have.operands):
             pairs.extend(_paired(want, have))

@@ -25,31 +25,43 @@ class Site:
     owner: Layer | None = None
     weight: str = ""
     label: str = ""
+    transposed: bool = False
+    """Whether the weight is used as Wᵀ."""
 
 
 def output_site(base: Layer) -> Site:
-    """Beside ``base`` as a whole: from its last input axis to its last output axis."""
-    widths = [shape[-1] if shape else None for shape in (base.input_shape, base.output_shape)]
-    if not all(isinstance(width, int) for width in widths):
-        raise ValueError(
-            f"site='output' needs a layer that maps features to features, "
-            f"but {base.layer_name} maps {show(base.input_shape)} to {show(base.output_shape)}"
-        )
-    return Site(*widths)  # type: ignore[arg-type]
+    """Beside ``base`` as a whole: from its last input axis to its last output axis, the axes before being the same."""
+    match base.input_shape, base.output_shape:
+        case (*before, int(inner)), (*after, int(outer)) if before == after:
+            return Site(inner, outer)
+    raise ValueError(
+        f"site='output' needs a layer that maps features to features, "
+        f"but {base.layer_name} maps {show(base.input_shape)} to {show(base.output_shape)}"
+    )
+
+
+def weight_uses(base: Layer) -> list[Site]:
+    """Every product x W or x Wᵀ with a parameter of ``base``, in order of use; those inside adapters do not count."""
+    places = base.places()
+    inside = {layer for owner in places for branch in owner.branches.values() for layer in branch.places()}
+    owners = {p.label(name): (layer, name) for layer, p in places.items() if layer not in inside for name in layer.own}
+    found = []
+    for value in base.to_graph().values:
+        weight = weight_of(value)
+        if weight is not None and weight.op.label in owners:  # type: ignore[attr-defined]
+            label: str = weight.op.label  # type: ignore[attr-defined]
+            match value.operands[1].shape:
+                case (int(inner), int(outer)):
+                    found.append(Site(inner, outer, *owners[label], label, weight is not value.operands[1]))
+    return found
 
 
 def weight_sites(base: Layer) -> list[Site]:
-    """Every matrix parameter that ``base`` multiplies by, in order of use: x W or x Wᵀ."""
-    owners = {place.label(name): (layer, name) for layer, place in base.places().items() for name in layer._slots}
+    """Every matrix parameter that ``base`` multiplies by, in order of use; ValueError for one used as W and as Wᵀ."""
     found: dict[str, Site] = {}
-    for value in base.to_graph().values:
-        weight = weight_of(value)
-        if weight is not None:
-            label = weight.op.label  # type: ignore[attr-defined]
-            inner, outer = value.operands[1].shape
-            assert isinstance(inner, int)
-            assert isinstance(outer, int)
-            found.setdefault(label, Site(inner, outer, *owners[label], label))
+    for site in weight_uses(base):
+        if found.setdefault(site.label, site) != site:
+            raise ValueError(f"site='weight': {base.layer_name} uses {site.label} both as it is and transposed")
     return list(found.values())
 
 
@@ -71,14 +83,17 @@ def is_affine(graph: Graph) -> bool:
     return weight_of(y) is not None and y.operands[0] in graph.inputs
 
 
-def inject(ctx: Context, y: Value, deltas: Mapping[Value, Callable[[Value], Value]]) -> Value:
-    """``y`` with every product h W of a weight in ``deltas`` replaced by h W + delta(h)."""
-    new: dict[Value, Value] = {}
-    for value in topological([y]):
+def inject(ctx: Context, x: Value, y: Value, deltas: Mapping[Value, Callable[[Value], Value]]) -> Value:
+    """``y`` as computed from ``x``, with every product h W of a weight in ``deltas`` replaced by h W + delta(h).
+
+    What ``x`` itself was computed from stays as it is, whichever weights are used there.
+    """
+    new: dict[Value, Value] = {x: x}
+    for value in topological([y], stop=new.__contains__):
         operands = tuple(new[operand] for operand in value.operands)
         built = value if operands == value.operands else apply(value.op, *operands)
         weight = weight_of(value)
-        if weight in deltas:
+        if weight is not None and weight in deltas:
             built = built + deltas[weight](operands[0])
         ctx.carry(value, built)
         new[value] = built

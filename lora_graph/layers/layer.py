@@ -91,6 +91,11 @@ class Layer(Parameters):
         return self._slots[name]
 
     @property
+    def own(self) -> tuple[str, ...]:
+        """The names of the layer's own parameters, those of children left out."""
+        return tuple(self._slots)
+
+    @property
     def children(self) -> dict[str, Layer]:
         return dict(self._children)
 
