@@ -19,7 +19,7 @@ from lora_graph.ir.types import Array, TensorType, TupleType, tensor, type_of
 from lora_graph.ir.value import Value, topological
 from lora_graph.onnx.attributes import NOTED, lowered_attributes
 from lora_graph.onnx.dimensions import Dimensions
-from lora_graph.onnx.kernels import why_not
+from lora_graph.onnx.kernels import results_needed, why_not
 from lora_graph.ops.fused import Fused
 from lora_graph.version import __version__
 
@@ -235,9 +235,10 @@ class Exporter:
             inputs.pop()
         written, exact = lowered_attributes(attributes)
         first = self._names.new(name)
-        handles = [first] + [
-            self._names.new(f"{first}:{i}") if (self._current, i) in self._used else "" for i in range(1, results)
+        named = [
+            i for i in range(1, results) if i < results_needed(op_type, self.opset) or (self._current, i) in self._used
         ]
+        handles = [first, *(self._names.new(f"{first}:{i}") if i in named else "" for i in range(1, results))]
         outputs = [ir.Value(name=handle) for handle in handles]
         self._nodes.append(
             ir.Node(

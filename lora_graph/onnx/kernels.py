@@ -48,6 +48,12 @@ def why_not(op_type: str, operands: Sequence[TensorType | None], opset: int) -> 
 
 
 @cache
+def results_needed(op_type: str, opset: int) -> int:
+    """How many results a node has to name, used or not."""
+    return int(onnx.defs.get_schema(op_type, opset).min_output)
+
+
+@cache
 def _operand_types(op_type: str, opset: int) -> tuple[frozenset[str], ...] | None:
     """The types that ONNX lets each operand have (a variadic one is listed once), or None if there is no such op."""
     try:

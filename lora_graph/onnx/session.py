@@ -55,16 +55,18 @@ class Session:
                 raise ValueError(f"threads must be at least 1, got {threads}")
             options.intra_op_num_threads = threads
         self._session = _open(model, options, wanted)
-        missing = [name for name in wanted if name not in self._session.get_providers()]
+        self._providers = self._session.get_providers()
+        missing = [name for name in wanted if name not in self._providers]
         if missing:
             raise ValueError(f"provider {missing[0]} could not be started; {_available_text()}")
         self._inputs = {item.name: _type(item) for item in self._session.get_inputs()}
         self._outputs = {item.name: _type(item) for item in self._session.get_outputs()}
+        self._overridable = {item.name: _type(item) for item in self._session.get_overridable_initializers()}
 
     @property
     def providers(self) -> list[str]:
         """What runs the model, in order of preference."""
-        return list(self._session.get_providers())
+        return list(self._providers)
 
     @property
     def inputs(self) -> dict[str, TensorType]:
@@ -81,14 +83,17 @@ class Session:
         ValueError naming the input for a missing or unknown name, a wrong rank or a wrong size; TypeError for numbers
         of another kind.
         """
+        if self._session is None:
+            raise RuntimeError("the session is closed")
         given = inputs if isinstance(inputs, Mapping) else self._single(inputs)
-        unknown = [name for name in given if name not in self._inputs]
+        unknown = [name for name in given if name not in self._inputs and name not in self._overridable]
         missing = [name for name in self._inputs if name not in given]
         if unknown or missing:
             problem = f"unknown input {unknown[0]!r}" if unknown else f"input {missing[0]!r} is missing"
             raise ValueError(f"{problem}; the model's inputs are {', '.join(map(repr, self._inputs))}")
         binding: dict[str, int] = {}
-        feeds = {name: _fit(name, given[name], type_, binding) for name, type_ in self._inputs.items()}
+        types = {**self._inputs, **{name: self._overridable[name] for name in given if name in self._overridable}}
+        feeds = {name: _fit(name, given[name], type_, binding) for name, type_ in types.items()}
         results = self._session.run(None, feeds)
         if len(results) == 1:
             return results[0]
@@ -114,8 +119,8 @@ class Session:
 
 
 def _wanted(provider: str | Sequence[str]) -> list[str]:
-    names = [provider] if isinstance(provider, str) else list(provider)
-    if not names or not all(isinstance(name, str) for name in names):
+    names = [provider] if isinstance(provider, str) else provider
+    if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
         raise TypeError(f"a provider is a name or a list of names, got {provider!r}")
     wanted = [PROVIDERS.get(name.lower(), name) for name in names]
     for name, full in zip(names, wanted, strict=True):

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 
 from lora_graph.errors import LoadError
 
@@ -46,6 +47,7 @@ def open_model(source: ModelSource) -> Opened:
     else:
         raise TypeError(f"a model is a path, bytes or an onnx.ModelProto, not {type(source).__name__}")
     try:
+        _check_text(opened.model)
         _check_header(opened.model)
         _check_names(opened.model.graph)
     except ValueError as error:
@@ -70,6 +72,18 @@ def _parse(content: bytes, label: str) -> onnx.ModelProto:
         return onnx.ModelProto.FromString(content)
     except DecodeError as error:
         raise LoadError(f"{label}: not an ONNX model, or a damaged one ({len(content)} bytes)") from error
+
+
+def _check_text(message: Message) -> None:
+    """Every string is text: protobuf hands over bytes where it is not."""
+    for field, value in message.ListFields():
+        if field.type == FieldDescriptor.TYPE_STRING:
+            for item in (value,) if isinstance(value, str | bytes) else value:
+                if isinstance(item, bytes):
+                    raise ValueError(f"{field.full_name} is no text: {item[:40]!r}")
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            for item in (value,) if isinstance(value, Message) else value:
+                _check_text(item)
 
 
 def _check_header(model: onnx.ModelProto) -> None:

@@ -37,7 +37,10 @@ def save_model(model: onnx.ModelProto, path: str | os.PathLike[str], *, external
     """
     if not isinstance(model, onnx.ModelProto):
         raise TypeError(f"expected an onnx.ModelProto, got {type(model).__name__}")
-    _save(ir.from_proto(model), Path(path), external_limit)
+    if weight_bytes(model) > external_limit:
+        _save_apart(ir.from_proto(model), Path(path))
+    else:
+        _save_whole(model, Path(path))
 
 
 def export_model(
@@ -52,7 +55,10 @@ def export_model(
 ) -> None:
     """Lower ``graph`` and write it to ``path`` as :func:`save_model` does, without a second copy of the weights."""
     model = build(graph, state, opset=opset, metadata=metadata, doc=doc)
-    _save(model, Path(path), external_limit)
+    if sum(value.const_value.nbytes for value in model.graph.initializers.values()) > external_limit:
+        _save_apart(model, Path(path))
+    else:
+        _save_whole(ir.to_proto(model), Path(path))
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:
@@ -63,12 +69,13 @@ def weight_bytes(model: onnx.ModelProto) -> int:
     )
 
 
-def _save(model: ir.Model, path: Path, external_limit: int) -> None:
+def _save_whole(model: onnx.ModelProto, path: Path) -> None:
+    _write(model, path)
+    _remove_data(path, keep=None)
+
+
+def _save_apart(model: ir.Model, path: Path) -> None:
     weights = {name: value.const_value for name, value in model.graph.initializers.items()}
-    if sum(tensor.nbytes for tensor in weights.values()) <= external_limit:
-        _write(model, path)
-        _remove_data(path, keep=None)
-        return
     data = path.with_name(f"{path.name}.{secrets.token_hex(4)}.data")
     large = {name: tensor for name, tensor in weights.items() if tensor.nbytes > SMALL}
     try:
@@ -76,7 +83,7 @@ def _save(model: ir.Model, path: Path, external_limit: int) -> None:
             moved = {name: _append(file, tensor, name, data) for name, tensor in large.items()}
         for name, tensor in moved.items():
             model.graph.initializers[name].const_value = tensor
-        _write(model, path)
+        _write(ir.to_proto(model), path)
     except BaseException:
         data.unlink(missing_ok=True)
         raise
@@ -86,8 +93,8 @@ def _save(model: ir.Model, path: Path, external_limit: int) -> None:
     _remove_data(path, keep=data)
 
 
-def _write(model: ir.Model, path: Path) -> None:
-    content = ir.to_proto(model).SerializeToString()
+def _write(model: onnx.ModelProto, path: Path) -> None:
+    content = model.SerializeToString()
     with atomic_write(path) as file:
         file.write(content)
 

@@ -35,9 +35,11 @@ class MatMul(Op):
             raise TypeError(f"MatMul is not defined for bool, got {a} and {b}")
         if not a.rank or not b.rank:
             raise ValueError(f"MatMul: operands must have at least one axis, got {a} and {b}")
-        what = f"MatMul of {a} and {b}"
-        meet(a.shape[-1], b.shape[0 if b.rank == 1 else -2], what)
-        stack = broadcast(a.shape[:-2], b.shape[:-2], what)
+        inner, stack, other = b.shape[0 if b.rank == 1 else -2], a.shape[:-2], b.shape[:-2]
+        if a.shape[-1] != inner or stack != other:  # spelling types out costs more than the rest
+            what = f"MatMul of {a} and {b}"
+            meet(a.shape[-1], inner, what)
+            stack = broadcast(stack, other, what)
         return a.with_shape((*stack, *a.shape[-2:-1], *(b.shape[-1:] if b.rank > 1 else ())))
 
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
