@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from lora_graph.ir.leaves import Constant, Input
 from lora_graph.ir.op import Op
@@ -31,13 +34,23 @@ class Fused(Op, abstract=True):
         return self._template(operands)[1].result_type
 
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
-        holes, result = self._template(tuple(TensorType(a.dtype, a.shape) for a in operands))
+        holes, order, result = _program(self, tuple(TensorType(a.dtype, a.shape) for a in operands))
         known: dict[Value, Any] = dict(zip(holes, operands, strict=True))
-        for value in topological([result], stop=known.__contains__):
+        for value in order:
             arrays = [known[operand] for operand in value.operands]
             known[value] = value.op.value if isinstance(value.op, Constant) else value.op.evaluate(*arrays)
-        return known[result]
+        if out is None:
+            return known[result]
+        np.copyto(out, known[result])
+        return out
 
     @property
     def has_pullback(self) -> bool:
         return type(self).pullback is not Op.pullback
+
+
+@lru_cache(maxsize=256)
+def _program(op: Fused, operands: tuple[TensorType, ...]) -> tuple[list[Value], list[Value], Value]:
+    """The operands, the Values to compute in order, and the result of what ``op`` is a name for."""
+    holes, result = op._template(operands)
+    return holes, topological([result], stop=set(holes).__contains__), result
