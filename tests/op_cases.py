@@ -1,7 +1,7 @@
 """One row of cases for every op: what to apply it to, and an independent formula for what comes out.
 
 From these rows come the type, value, gradient, text and ONNX tests of ops/. An op without a row fails the suite.
-The rows stand in op_rows.py.
+The rows stand in op_rows/, a file a family.
 Shapes are written ``"batch 3"``; SIZES says how large the names are when a case is computed.
 """
 
@@ -156,7 +156,13 @@ def numbered(cases: Iterator[Case]) -> list[Case]:
 
 def all_cases() -> list[Case]:
     """Every row of every family."""
-    from tests.op_rows import elementwise, indexing, leaves, linalg, movement, nn, reduction
+    from tests.op_rows.elementwise import elementwise
+    from tests.op_rows.indexing import indexing
+    from tests.op_rows.leaves import leaves
+    from tests.op_rows.linalg import linalg
+    from tests.op_rows.movement import movement
+    from tests.op_rows.nn import nn
+    from tests.op_rows.reduction import reduction
 
     families = (leaves, elementwise, reduction, linalg, movement, indexing, nn)
     return numbered(item for family in families for item in family())

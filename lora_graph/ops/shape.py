@@ -218,7 +218,10 @@ class Unsqueeze(Op):
 
 @dataclass(frozen=True, eq=False)
 class Slice(Op):
-    """y = x[starts:ends:steps] along ``axes``; bounds as in NumPy, clamped to the axis."""
+    """y = x[starts:ends:steps] along ``axes``; bounds as in NumPy, clamped to the axis.
+
+    As in ONNX, and unlike NumPy, a backward slice that starts before the axis starts at its first element.
+    """
 
     starts: tuple[Dim, ...]
     ends: tuple[Dim, ...]
@@ -251,7 +254,7 @@ class Slice(Op):
         for start, end, axis, step in zip(self.starts, self.ends, self.axes, self.steps, strict=True):
             assert isinstance(start, int), start
             assert isinstance(end, int), end
-            index[axis] = slice(start, end, step)
+            index[axis] = slice(max(start, -x.shape[axis]), end, step)
         return x[tuple(index)]
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
@@ -446,8 +449,8 @@ def bound(index: Dim, size: Dim) -> Dim:
 
 
 def sliced_size(start: Dim, end: Dim, step: int, size: Dim) -> Dim:
-    if all(isinstance(d, int) for d in (start, end, size)):
-        return len(range(*slice(start, end, step).indices(size)))  # type: ignore[arg-type]
+    if isinstance(start, int) and isinstance(end, int) and isinstance(size, int):
+        return len(range(*slice(max(start, -size), end, step).indices(size)))
     if step < 0:
         if start == -1 and isinstance(end, int) and end < -(2**31):
             return (size + (-step - 1)) // -step
@@ -475,7 +478,7 @@ def basic_index(x: Value, index: tuple[Any, ...]) -> Value:
             position += 1
         elif isinstance(item, slice):
             if item != slice(None):
-                slices.append((*_bounds(item), axis, 1 if item.step is None else item.step))
+                slices.append((*_bounds(item, x.shape[axis]), axis, 1 if item.step is None else item.step))
             axis, position = axis + 1, position + 1
         elif isinstance(item, int) and not isinstance(item, bool):
             size = x.shape[axis]
@@ -492,8 +495,10 @@ def basic_index(x: Value, index: tuple[Any, ...]) -> Value:
     return unsqueeze(squeeze(x, gone), new)
 
 
-def _bounds(item: slice) -> tuple[Dim, Dim]:
+def _bounds(item: slice, size: Dim) -> tuple[Dim, Dim]:
     backward = item.step is not None and item.step < 0
+    if backward and isinstance(size, int) and isinstance(item.start, int) and item.start < -size:
+        return 0, 0
     start = (-1 if backward else 0) if item.start is None else item.start
     end = (NEGATIVE_END if backward else END) if item.stop is None else item.stop
     return start, end

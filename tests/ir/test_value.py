@@ -55,6 +55,8 @@ ARRAY = np.random.default_rng(3).uniform(0.5, 2.0, (2, 3, 4))
         lambda x: x[:, :, ::2],
         lambda x: x[:, ::-1],
         lambda x: x[::-1],
+        lambda x: x[:, -9::-1],
+        lambda x: x[:, 9:0:-2],
         lambda x: x[1:, 0, -2:],
         lambda x: x[None, :, 1, None],
         lambda x: x[:, None, ..., -1],

@@ -21,9 +21,6 @@ TOLERANCE = {"float64": 1e-12, "float32": 2e-6}
 NO_KERNEL = {"Where-7": "bool", "Relu-3": "int64"}
 """Rows for which ONNX has an op and ONNX Runtime no kernel, which the exporter has to say."""
 
-NUMPY_BOUNDS = {"Slice-13"}
-"""A backward slice from before the axis: ONNX moves the start to element 0, NumPy and ``Slice`` take nothing."""
-
 NO_EMPTY = {*(f"MatMul-{i}" for i in (2, 7, 8, 9, 13)), *(f"SoftmaxCrossEntropyLoss-{i}" for i in (3, 4, 6, 7))}
 """ONNX Runtime refuses to broadcast an empty stack of matrices, and this loss of an empty batch."""
 
