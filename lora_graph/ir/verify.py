@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from lora_graph.ir import dims
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.leaves import Dimension, Input, Parameter
+from lora_graph.ir.value import Value
 
 
 class VerificationError(ValueError):
     """A graph that breaks a rule of the IR."""
 
 
-def verify(graph: Graph) -> None:
+def verify(graph: Graph, known: Container[Value] = ()) -> None:
     """Raise :class:`VerificationError`, naming the Value, unless
 
-    every Value has the type that its op infers; every Input that is used is listed, once, under its own name; every
+    every Value has the type that its op infers (those in ``known`` have been checked before: a Value cannot change); every Input that is used is listed, once, under its own name; every
     Parameter name has one type; every Dimension is one of an input; there is at least one output.
     """
     if not graph.outputs:
@@ -26,10 +29,11 @@ def verify(graph: Graph) -> None:
         if leaf.op.label in listed:
             raise VerificationError(f"two inputs are called {leaf.op.label!r}")
         listed.add(leaf.op.label)
-    declared, known = set(graph.inputs), set(graph.dim_names)
+    declared, names = set(graph.inputs), set(graph.dim_names)
     parameters: dict[str, object] = {}
     for value in graph.values:
-        _verify_type(value.op, value)
+        if value not in known:
+            _verify_type(value)
         match value.op:
             case Input(label=label) if value not in declared:
                 raise VerificationError(f"input {label!r} is used but missing from the graph's inputs {sorted(listed)}")
@@ -39,15 +43,12 @@ def verify(graph: Graph) -> None:
                         f"parameter {label!r} is declared in two ways: {parameters[label]}, {value.op}"
                     )
             case Dimension(size=size):
-                unknown = set(dims.names(size)) - known
+                unknown = set(dims.names(size)) - names
                 if unknown:
                     raise VerificationError(f"dimension {sorted(unknown)[0]!r} is not that of any input")
 
 
-def _verify_type(op: object, value: object) -> None:
-    from lora_graph.ir.value import Value
-
-    assert isinstance(value, Value)
+def _verify_type(value: Value) -> None:
     inferred = value.op.infer(*[operand.result_type for operand in value.operands])
     if inferred != value.result_type:
         raise VerificationError(f"{value!r} should have the type {inferred}")

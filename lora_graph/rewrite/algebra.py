@@ -1,4 +1,8 @@
-"""Identities of arithmetic that hold for every number, NaN included."""
+"""Identities of arithmetic that hold for every number, infinities and NaN included.
+
+Results are equal as numbers; only the sign of a zero is not kept: x + 0.0 → x turns a 0.0 into the -0.0 that x was
+(x + (-0.0) → x and x - 0.0 → x are exact). Factors are gathered only where their product stays a normal number.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from lora_graph.ir.value import Value
 from lora_graph.ops.elementwise import Add, Cast, Div, Mul, Neg
 from lora_graph.ops.shape import Expand
 from lora_graph.rewrite.pattern import any_op
-from lora_graph.rewrite.rule import Facts, Outcome, rule
+from lora_graph.rewrite.rule import Facts, Outcome, Refusal, rule
 
 
 @rule(lambda x: x + 0.0)
@@ -82,34 +86,36 @@ def cast_to_own_type(facts: Facts, x: Value, cast: Value) -> Outcome:
 @rule(lambda x, a, b: x * a * b)
 def gather_factors(facts: Facts, x: Value, a: Value, b: Value) -> Outcome:
     """(x · a) · b → x · (a · b) for scalar constants"""
-    scalars = (value for value in (a, b) if isinstance(value.op, Constant) and not value.shape)
-    return x * (a * b) if len(list(scalars)) == 2 else None
+    if not (isinstance(a.op, Constant) and isinstance(b.op, Constant)) or a.shape or b.shape:
+        return None
+    with np.errstate(all="ignore"):
+        factor = np.asarray(a.op.value * b.op.value)
+    if a.type.is_float and not np.finfo(a.dtype).tiny <= abs(factor) < np.inf:
+        return Refusal(f"the factor {a.op.value} · {b.op.value} is no normal number of {a.dtype.name}")
+    return x * constant(factor)
 
 
-@rule(lambda x, y: any_op(Add, x, any_op(Expand, y)), free=True)
-def add_expanded(facts: Facts, x: Value, y: Value) -> Outcome:
+@rule(lambda x, y: any_op(Add, x, any_op(Expand, y), name="total"), free=True)
+def add_expanded(facts: Facts, x: Value, y: Value, total: Value) -> Outcome:
     """x + expand(y) → x + y"""
-    return x + y if _stretches(x, y) else None
+    return x + y if _stretches(x, y, total) else None
 
 
-@rule(lambda x, y: any_op(Mul, x, any_op(Expand, y)), free=True)
-def multiply_expanded(facts: Facts, x: Value, y: Value) -> Outcome:
+@rule(lambda x, y: any_op(Mul, x, any_op(Expand, y), name="product"), free=True)
+def multiply_expanded(facts: Facts, x: Value, y: Value, product: Value) -> Outcome:
     """x · expand(y) → x · y"""
-    return x * y if _stretches(x, y) else None
+    return x * y if _stretches(x, y, product) else None
 
 
-@rule(lambda x, y: any_op(Div, x, any_op(Expand, y)), free=True)
-def divide_expanded(facts: Facts, x: Value, y: Value) -> Outcome:
+@rule(lambda x, y: any_op(Div, x, any_op(Expand, y), name="quotient"), free=True)
+def divide_expanded(facts: Facts, x: Value, y: Value, quotient: Value) -> Outcome:
     """x / expand(y) → x / y"""
-    return x / y if _stretches(x, y) else None
+    return x / y if _stretches(x, y, quotient) else None
 
 
-def _stretches(x: Value, y: Value) -> bool:
-    """Whether ``y`` broadcasts to the shape of ``x`` without changing it."""
-    try:
-        return broadcast(x.shape, y.shape, "expand") == x.shape
-    except ValueError:
-        return False
+def _stretches(x: Value, y: Value, result: Value) -> bool:
+    """Whether ``y`` needs no expanding to give ``result`` with ``x``."""
+    return broadcast(x.shape, y.shape, "expand") == result.shape
 
 
 @rule(lambda x: x + x)

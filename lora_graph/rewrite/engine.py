@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from lora_graph.ir.graph import Graph, Note
@@ -13,114 +13,220 @@ from lora_graph.ir.value import Value, intern, topological
 from lora_graph.rewrite.record import PassRecord, Refused
 from lora_graph.rewrite.rule import Facts, Refusal, Rule
 
-MAX_SWEEPS = 12
-MAX_DEPTH = 200
-"""How many rules may fire on one another's results at one place before they are taken not to terminate."""
+MAX_SWEEPS = 100
+FIRINGS_AT_A_PLACE = 1000
+"""How many rules, besides ten for each Value of the graph, may fire on one another's results at one place before they
+are taken not to terminate."""
+
+Heads = tuple[type[Op], ...]
 
 
 def rewrite(
     graph: Graph, rules: Sequence[Rule], facts: Facts | None = None, name: str = "rewrite"
 ) -> tuple[Graph, PassRecord]:
-    """``graph`` after every rule has been tried everywhere, and the record of what happened."""
+    """``graph`` after every rule has been tried everywhere, and the record of what happened.
+
+    RuntimeError naming the rules if they do not come to an end. Where nothing fires, the graph itself is returned.
+    """
     started = time.perf_counter()
-    index: dict[type[Op], list[Rule]] = defaultdict(list)
-    for rule in rules:
-        index[rule.pattern.op].append(rule)
+    search = _Search(rules, facts or Facts())
     before, fired, sweeps = graph, Counter[str](), 0
-    refused: dict[tuple[str, Value], Refused] = {}
-    for sweeps in range(1, MAX_SWEEPS + 1):  # noqa: B007
-        sweep = _Sweep(index, facts or Facts(), graph.users)
-        new = sweep.run(graph)
-        fired += sweep.fired
-        refused = sweep.refused
-        unchanged, graph = new == graph, new
-        if unchanged:
+    seen = {graph}
+    while search.concerns(graph):
+        sweeps += 1
+        new, firings = _Sweep(search, graph).run()
+        fired += firings
+        if not firings or new == graph:
             break
+        if new in seen or sweeps == MAX_SWEEPS:
+            raise RuntimeError(f"the rules {_listed(firings)} do not come to an end after {sweeps} sweeps")
+        seen.add(new)
+        graph = new
     seconds = time.perf_counter() - started
-    return graph, PassRecord(name, before, graph, dict(fired), list(refused.values()), sweeps, seconds)
+    return graph, PassRecord(name, before, graph, dict(fired), search.refusals(graph), max(sweeps, 1), seconds)
+
+
+def _listed(names: Counter[str]) -> str:
+    return ", ".join(repr(name) for name in sorted(names))
+
+
+class _Search:
+    """Where rules match, remembered over the sweeps of one pass."""
+
+    def __init__(self, rules: Sequence[Rule], facts: Facts):
+        self.rules = rules
+        self.facts = facts
+        self.roots = {rule.pattern.head for rule in rules}
+        self.candidates: dict[Heads, tuple[Rule, ...]] = {}
+        self.inert: set[Value] = set()
+        self.refused: dict[tuple[str, Value], Refused] = {}
+
+    def concerns(self, graph: Graph) -> bool:
+        """Whether any rule could match in ``graph`` at all."""
+        return not self.roots.isdisjoint([type(value.op) for value in graph.values])
+
+    def fire(self, value: Value, users: dict[Value, int]) -> tuple[Rule, Value] | None:
+        """The first rule that fires at ``value``, and what it writes."""
+        heads = (type(value.op), *[type(operand.op) for operand in value.operands])
+        candidates = self.candidates.get(heads)
+        if candidates is None:
+            fitting = (r for r in self.rules if r.pattern.head is heads[0] and r.pattern.fits(heads[1:]))
+            candidates = self.candidates[heads] = tuple(fitting)
+        if not candidates or value in self.inert:
+            return None
+        final = True
+        for rule in candidates:
+            for bindings in rule.pattern.match(value, {}):
+                outcome = rule.rewrite(self.facts, **bindings)
+                if isinstance(outcome, Value):
+                    if outcome is value:
+                        continue
+                    refusal = _changed_type(value, outcome) or self._duplicated(rule, value, bindings, users)
+                    if refusal is None:
+                        return rule, outcome
+                    final, outcome = False, refusal
+                if isinstance(outcome, Refusal):
+                    self.refused[rule.name, value] = Refused(rule.name, value, outcome.reason)
+        if final:
+            self.inert.add(value)
+        return None
+
+    def _duplicated(
+        self, rule: Rule, value: Value, bindings: dict[str, Value], users: dict[Value, int]
+    ) -> Refusal | None:
+        """A refusal if a Value inside the match would still be computed for others; ahead of time does not count."""
+        if rule.free:
+            return None
+        interior = set(rule.pattern.interior(value, bindings))
+        inside = Counter(operand for matched in (value, *interior) for operand in matched.operands)
+        for inner in interior:
+            others = users.get(inner, 0) - inside[inner]
+            if others > 0 and not self.facts.is_foldable(inner):
+                return Refusal(f"{inner.op.name} inside is used elsewhere too ({others}×) and would be computed twice")
+        return None
+
+    def refusals(self, graph: Graph) -> list[Refused]:
+        """What was refused at Values that are there in the end."""
+        present = set(graph.values) if self.refused else set()
+        return [refused for (_, value), refused in self.refused.items() if value in present]
+
+
+def _changed_type(old: Value, new: Value) -> Refusal | None:
+    if new.result_type == old.result_type:
+        return None
+    return Refusal(f"would change the type from {old.result_type} to {new.result_type}")
+
+
+@dataclass
+class _Frame:
+    """A place where a rule has fired: ``targets`` become what ``written`` settles to, once ``pending`` are settled."""
+
+    targets: tuple[Value, ...]
+    written: Value
+    pending: Iterator[Value]
+    note: Note
+    rule: str
 
 
 @dataclass
 class _Sweep:
-    index: dict[type[Op], list[Rule]]
-    facts: Facts
-    old_users: dict[Value, int]
-    users: Counter[Value] = field(default_factory=Counter)
+    """One walk over a graph, operands first. ``normal`` maps the Values seen to what they have become."""
+
+    search: _Search
+    graph: Graph
+    users: dict[Value, int] = field(default_factory=dict)
     normal: dict[Value, Value] = field(default_factory=dict)
     fired: Counter[str] = field(default_factory=Counter)
-    refused: dict[tuple[str, Value], Refused] = field(default_factory=dict)
     notes: dict[Value, Note] = field(default_factory=dict)
 
-    def run(self, graph: Graph) -> Graph:
-        for value in graph.values:
-            note = graph.notes.get(value)
-            new = self._settle(value, note, 0)
-            self.users[new] += self.old_users[value]
-            if note is not None:
-                mine = self.notes.get(new)
-                rules = mine.rules if mine else note.rules
-                self.notes[new] = replace(note, rules=rules) if not mine or not mine.name else mine
-        outputs = {name: self.normal[value] for name, value in graph.outputs.items()}
-        return Graph(graph.inputs, outputs, self.notes, graph.name)
+    def run(self) -> tuple[Graph, Counter[str]]:
+        graph, normal, users, notes = self.graph, self.normal, self.users, self.graph.notes
+        for value, count in graph.users.items():
+            new = self._rebuilt(value)
+            settled = normal.get(new)
+            if settled is None:
+                settled = self._settle(new, notes.get(value))
+            normal[value] = settled
+            users[settled] = users.get(settled, 0) + count
+            if value in notes:
+                self._rename(settled, notes[value])
+        if not self.fired:
+            return graph, self.fired
+        kept: dict[Value, Note] = {}
+        new_graph = Graph(graph.inputs, {name: normal[v] for name, v in graph.outputs.items()}, kept, graph.name)
+        kept.update({value: self.notes[value] for value in new_graph.values if value in self.notes})
+        return new_graph, self.fired
 
-    def _settle(self, value: Value, note: Note | None, depth: int) -> Value:
-        """``value``, whose operands are settled, with rules applied at it and at whatever they write."""
-        new = value
-        if value.operands:
-            operands = tuple([self.normal[operand] for operand in value.operands])
-            new = value if operands == value.operands else intern(value.op, operands)
-        if new is value or new not in self.normal:
-            written = self._fire(new, note)
-            self.normal[new] = new if written is None else self._settle_all(written, note, depth + 1)
-        self.normal[value] = self.normal[new]
-        return self.normal[new]
+    def _rebuilt(self, value: Value) -> Value:
+        """``value`` on what its operands have become."""
+        operands = value.operands
+        if not operands:
+            return value
+        normal = self.normal
+        new = tuple([normal[operand] for operand in operands])
+        return value if new == operands else intern(value.op, new)
 
-    def _settle_all(self, written: Value, note: Note | None, depth: int) -> Value:
-        if depth > MAX_DEPTH:
-            raise RuntimeError(f"the rules do not come to an end at {written!r}: {dict(self.fired)}")
-        for fresh in topological([written], stop=self.normal.__contains__):
-            for operand in fresh.operands:
-                self.users[self.normal.get(operand, operand)] += 1
-            self._settle(fresh, note, depth)
-        return self.normal[written]
+    def _settle(self, value: Value, note: Note | None) -> Value:
+        """What ``value``, whose operands are settled, becomes by the rules at it and at whatever they write."""
+        found = self.search.fire(value, self.users)
+        if found is None:
+            self.normal[value] = value
+            return value
+        frames = [self._frame((value,), found, note)]
+        limit = FIRINGS_AT_A_PLACE + 10 * len(self.graph)
+        active = {value}
+        while frames:
+            frame = frames[-1]
+            following = self._next(frame)
+            if following is None:
+                frames.pop()
+                for target in frame.targets:
+                    self.normal[target] = self.normal[frame.written]
+                    active.discard(target)
+                continue
+            targets, fire = following
+            frames.append(self._frame(targets, fire, frame.note))
+            limit -= 1
+            if limit < 0 or targets[-1] in active:
+                involved = Counter(frame.rule for frame in frames)
+                raise RuntimeError(f"the rules {_listed(involved)} do not come to an end at {value!r}")
+            active.add(targets[-1])
+        return self.normal[value]
 
-    def _fire(self, value: Value, note: Note | None) -> Value | None:
-        for rule in self.index.get(type(value.op), ()):
-            for bindings in rule.pattern.match(value, {}):
-                outcome = self._try(rule, value, bindings)
-                if isinstance(outcome, Value):
-                    self.fired[rule.name] += 1
-                    self._trace(rule, value, outcome, note)
-                    return outcome
-                if isinstance(outcome, Refusal):
-                    self.refused[rule.name, value] = Refused(rule.name, value, outcome.reason)
+    def _frame(self, targets: tuple[Value, ...], found: tuple[Rule, Value], note: Note | None) -> _Frame:
+        """New Values remember the module they come from and the rules that made them."""
+        rule, written = found
+        self.fired[rule.name] += 1
+        history = self.notes.get(targets[-1]) or note or Note()
+        made = Note(scope=history.scope, rules=(*history.rules, rule.name))
+        fresh = topological([written], stop=self.normal.__contains__)
+        for value in fresh:
+            if value.operands:
+                self.notes.setdefault(value, made)
+        return _Frame(targets, written, iter(fresh), made, rule.name)
+
+    def _next(self, frame: _Frame) -> tuple[tuple[Value, ...], tuple[Rule, Value]] | None:
+        """Settle the pending Values of ``frame`` up to one where a rule fires: that Value, as it was and rebuilt."""
+        normal, users = self.normal, self.users
+        for fresh in frame.pending:
+            if fresh in normal:
+                continue
+            new = self._rebuilt(fresh)
+            for operand in new.operands:
+                users[operand] = users.get(operand, 0) + 1
+            settled = normal.get(new)
+            if settled is None:
+                found = self.search.fire(new, users)
+                if found is not None:
+                    return (fresh, new), found
+                settled = normal[new] = new
+            normal[fresh] = settled
         return None
 
-    def _try(self, rule: Rule, value: Value, bindings: dict[str, Value]) -> Value | Refusal | None:
-        outcome = rule.rewrite(self.facts, **bindings)
-        if not isinstance(outcome, Value):
-            return outcome
-        if outcome is value:
-            return None
-        if outcome.result_type != value.result_type:
-            return Refusal(f"would change the type from {value.result_type} to {outcome.result_type}")
-        return outcome if rule.free else self._unless_duplicated(rule, value, bindings, outcome)
-
-    def _unless_duplicated(
-        self, rule: Rule, value: Value, bindings: dict[str, Value], outcome: Value
-    ) -> Value | Refusal:
-        interior = set(rule.pattern.interior(value, bindings))
-        inside = Counter(operand for matched in (value, *interior) for operand in matched.operands)
-        for inner in interior:
-            others = self.users[inner] - inside[inner]
-            if others > 0 and not self.facts.is_static(inner):
-                return Refusal(f"{inner.op.name} inside is used elsewhere too ({others}×) and would be computed twice")
-        return outcome
-
-    def _trace(self, rule: Rule, old: Value, new: Value, note: Note | None) -> None:
-        """New Values remember the module they come from and the rules that made them."""
-        history = self.notes.get(old) or note or Note()
-        made = Note(scope=history.scope, rules=(*history.rules, rule.name))
-        for fresh in topological([new], stop=self.normal.__contains__):
-            if fresh.operands and fresh not in self.notes:
-                self.notes[fresh] = made
+    def _rename(self, new: Value, note: Note) -> None:
+        """``new`` takes the name and the module of the Value that it stands for, unless it has a name already."""
+        mine = self.notes.get(new)
+        if mine is None:
+            self.notes[new] = note
+        elif not mine.name:
+            self.notes[new] = replace(note, rules=mine.rules)

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from lora_graph.interpret import evaluate
+from lora_graph.ir.dims import SymbolicDim
 from lora_graph.ir.graph import Graph, Note, replace
-from lora_graph.ir.leaves import CONSTANT_LIMIT, Absent, Constant, Parameter, constant
+from lora_graph.ir.leaves import CONSTANT_LIMIT, Constant, Parameter, constant
 from lora_graph.ir.types import Array, TensorType
 from lora_graph.ir.value import Value, apply, topological
 from lora_graph.rewrite import cost
@@ -25,13 +26,13 @@ def fold_constants(graph: Graph) -> tuple[Graph, PassRecord]:
     known: dict[Value, Value] = {}
     for value in graph.values:
         operands = [known.get(operand, operand) for operand in value.operands]
-        if operands and all(isinstance(operand.op, Constant) for operand in operands) and _is_small(value):
+        if operands and all(isinstance(operand.op, Constant) for operand in operands) and _is_known(value):
             arrays = [operand.op.value for operand in operands]  # type: ignore[attr-defined]
-            known[value] = constant(np.asarray(value.op.evaluate(*arrays)))
-    outputs = replace(graph.outputs.values(), known)
-    new = Graph(graph.inputs, dict(zip(graph.outputs, outputs, strict=True)), _carry(graph, known), graph.name)
-    seconds = time.perf_counter() - started
-    return new, PassRecord("fold constants", graph, new, {"fold": len(known)} if known else {}, seconds=seconds)
+            with np.errstate(all="ignore"):
+                known[value] = constant(np.asarray(value.op.evaluate(*arrays)))
+    new = _exchanged(graph, known) if known else graph
+    fired = {"fold": len(known)} if known else {}
+    return new, PassRecord("fold constants", graph, new, fired, seconds=time.perf_counter() - started)
 
 
 def hoist(graph: Graph, facts: Facts) -> tuple[Graph, Graph | None, PassRecord]:
@@ -57,14 +58,9 @@ def hoist(graph: Graph, facts: Facts) -> tuple[Graph, Graph | None, PassRecord]:
         computed[label] = value
         trainable = source.op.trainable  # type: ignore[attr-defined]
         mapping[value] = apply(Parameter(label, value.type, trainable))
-    outputs = replace(graph.outputs.values(), mapping)
-    new = Graph(graph.inputs, dict(zip(graph.outputs, outputs, strict=True)), _carry(graph, mapping), graph.name)
-    seconds = time.perf_counter() - started
-    return (
-        new,
-        Graph((), computed, name="prelude"),
-        PassRecord("hoist weights", graph, new, {"hoist": len(wanted)}, seconds=seconds),
-    )
+    new = _exchanged(graph, mapping)
+    record = PassRecord("hoist weights", graph, new, {"hoist": len(wanted)}, seconds=time.perf_counter() - started)
+    return new, Graph((), computed, name="prelude"), record
 
 
 def run_prelude(prelude: Graph | None, graph: Graph, state: State) -> dict[str, Array]:
@@ -74,7 +70,7 @@ def run_prelude(prelude: Graph | None, graph: Graph, state: State) -> dict[str, 
 
 
 def _hoistable(graph: Graph, facts: Facts) -> list[Value]:
-    """Foldable Values that something else than a foldable one uses, views excepted that make nothing smaller: they cost nothing."""
+    """Foldable Values that something else than a foldable one uses; of views only those that are smaller than all."""
     candidates: dict[Value, None] = {}
     kept = set(graph.outputs.values())
     for value in graph.values:
@@ -96,16 +92,29 @@ def _namesake(value: Value) -> Value:
     return (same or leaves)[0]
 
 
-def _is_small(value: Value) -> bool:
+def _is_known(value: Value) -> bool:
+    """Whether ``value`` is a small tensor of which no attribute is a dimension yet to be known."""
     kind = value.result_type
     if not isinstance(kind, TensorType) or not kind.is_static:
         return False
     size = kind.size
-    return isinstance(size, int) and size * kind.dtype.itemsize <= CONSTANT_LIMIT
+    if not isinstance(size, int) or size * kind.dtype.itemsize > CONSTANT_LIMIT:
+        return False
+    items = [item for attribute in value.op.attributes().values() for item in _items(attribute)]
+    return not any(isinstance(item, SymbolicDim) for item in items)
 
 
-def _carry(graph: Graph, mapping: Mapping[Value, Value]) -> dict[Value, Note]:
-    """Notes of Values that a replacement built again."""
-    old = [value for value in graph.values if value in graph.notes]
-    new = replace(old, mapping)
-    return {n: graph.notes[o] for o, n in zip(old, new, strict=True) if not isinstance(n.op, Absent)}
+def _items(attribute: object) -> tuple[object, ...]:
+    return attribute if isinstance(attribute, tuple) else (attribute,)
+
+
+def _exchanged(graph: Graph, mapping: Mapping[Value, Value]) -> Graph:
+    """``graph`` with Values exchanged, and the notes of those that were built again."""
+    noted = [value for value in graph.values if value in graph.notes]
+    outputs = replace([*graph.outputs.values(), *noted], mapping)
+    renewed = dict(zip(noted, outputs[len(graph.outputs) :], strict=True))
+    kept: dict[Value, Note] = {}
+    new = Graph(graph.inputs, dict(zip(graph.outputs, outputs, strict=False)), kept, graph.name)
+    present = set(new.values)
+    kept.update({after: graph.notes[before] for before, after in renewed.items() if after in present})
+    return new

@@ -56,7 +56,7 @@ def fuse_gemm(facts: Facts, a: Value, b: Value, c: Value) -> Outcome:
     shape = (a.shape[0], b.shape[1])
     if broadcast(shape, c.shape, "Gemm") != shape:
         return None
-    flips = [int(isinstance(operand.op, Transpose)) for operand in (a, b)]
+    flips = [int(isinstance(operand.op, Transpose) and operand.op.perm == (1, 0)) for operand in (a, b)]
     factors = [operand.operands[0] if flip else operand for operand, flip in zip((a, b), flips, strict=True)]
     return apply(Gemm(transA=flips[0], transB=flips[1]), *factors, c)
 
@@ -64,7 +64,7 @@ def fuse_gemm(facts: Facts, a: Value, b: Value, c: Value) -> Outcome:
 @rule(lambda a, b, q, bias: any_op(Add, any_op(Add, any_op(MatMul, a, b, name="product"), q), bias))
 def add_bias_first(facts: Facts, a: Value, b: Value, q: Value, bias: Value, product: Value) -> Outcome:
     """(a b + q) + bias → (a b + bias) + q, so that the product takes its bias along"""
-    if bias.rank > 1 or q.shape != product.shape or not facts.is_static(bias):
+    if product.rank < 2 or bias.rank > 1 or q.shape != product.shape or not facts.is_static(bias):
         return None
     return (product + bias) + q
 

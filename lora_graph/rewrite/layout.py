@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lora_graph.ir.value import Value, apply
+from lora_graph.ir.value import Value
 from lora_graph.ops.elementwise import Mul
 from lora_graph.ops.linalg import MatMul
-from lora_graph.ops.shape import Concat, Expand, Pad, Reshape, Slice, Squeeze, Transpose, Unsqueeze
+from lora_graph.ops.shape import Concat, Expand, Pad, Reshape, Slice, Squeeze, Transpose, Unsqueeze, expand
 from lora_graph.rewrite.pattern import any_op
 from lora_graph.rewrite.rule import Facts, Outcome, rule
 
@@ -26,9 +26,8 @@ def transpose_twice(facts: Facts, x: Value, inner: Value, outer: Value) -> Outco
 @rule(lambda a, b: any_op(Transpose, any_op(MatMul, a, b), name="outer"))
 def transpose_of_product(facts: Facts, a: Value, b: Value, outer: Value) -> Outcome:
     """(a b)ᵀ → bᵀ aᵀ where a factor is a transpose already"""
-    if outer.op.perm != (1, 0) or not any(isinstance(v.op, Transpose) for v in (a, b)):  # type: ignore[attr-defined]
-        return None
-    return b.T @ a.T
+    swaps = outer.op.perm == (1, 0) and a.rank == b.rank == 2  # type: ignore[attr-defined]
+    return b.T @ a.T if swaps and (isinstance(a.op, Transpose) or isinstance(b.op, Transpose)) else None
 
 
 @rule(lambda x: any_op(Reshape, x, name="outer"))
@@ -70,7 +69,7 @@ def expand_to_same(facts: Facts, x: Value, outer: Value) -> Outcome:
 @rule(lambda x: any_op(Expand, any_op(Expand, x), name="outer"), free=True)
 def expand_twice(facts: Facts, x: Value, outer: Value) -> Outcome:
     """Two expands → the last"""
-    return apply(outer.op, x) if len(outer.shape) >= x.rank else None
+    return expand(x, outer.shape)
 
 
 @rule(lambda x: any_op(Slice, x, name="outer"))

@@ -8,39 +8,61 @@ Kronecker product, a sum of several adapters, a user's own invention. What W + d
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from lora_graph.ir.dims import Shape
 from lora_graph.ir.value import Value, apply, topological
-from lora_graph.ops.elementwise import Add
+from lora_graph.ops.elementwise import Add, Sub
 from lora_graph.ops.linalg import EyeLike, Gemm, MatMul, eye
 from lora_graph.rewrite.pattern import any_op
 from lora_graph.rewrite.rule import Facts, Outcome, Refusal, rule
 
 MAX_BYPASS = 256
 """Ops that a bypass may have; a longer one is not looked at, which keeps merging linear in the size of the graph."""
+MAX_BEHIND = 16
+"""Ops that are looked at behind one that is not linear, to tell a bypass that is none from what is no bypass."""
 
 
 @rule(lambda x, w, d: any_op(Add, any_op(MatMul, x, w), d))
 def merge_bypass(facts: Facts, x: Value, w: Value, d: Value) -> Outcome:
     """x W + d(x) → x (W + d(I))"""
-    if w.rank != 2 or not facts.is_foldable(w):
-        return None
-    change = linear_weight(facts, d, x)
-    return x @ (w + change) if isinstance(change, Value) else change
+    return _merged(facts, x, w, d, lambda change: x @ (w + change))
 
 
 @rule(lambda x, w, b, d: any_op(Add, any_op(Add, any_op(MatMul, x, w), b), d))
 def merge_bypass_beside_bias(facts: Facts, x: Value, w: Value, b: Value, d: Value) -> Outcome:
     """(x W + b) + d(x) → x (W + d(I)) + b"""
-    if w.rank != 2 or not facts.is_foldable(w):
-        return None
-    change = linear_weight(facts, d, x)
-    return x @ (w + change) + b if isinstance(change, Value) else change
+    return _merged(facts, x, w, d, lambda change: x @ (w + change) + b)
+
+
+@rule(lambda x, w, b, d: any_op(Add, any_op(MatMul, x, w), any_op(Add, d, b)))
+def merge_bypass_with_bias(facts: Facts, x: Value, w: Value, b: Value, d: Value) -> Outcome:
+    """x W + (d(x) + b) → x (W + d(I)) + b"""
+    return _merged(facts, x, w, d, lambda change: x @ (w + change) + b)
+
+
+@rule(lambda x, w, b, d, c: any_op(Add, any_op(Add, any_op(MatMul, x, w), b), any_op(Add, d, c)))
+def merge_bypass_between_biases(facts: Facts, x: Value, w: Value, b: Value, d: Value, c: Value) -> Outcome:
+    """(x W + b) + (d(x) + c) → x (W + d(I)) + (b + c)"""
+    return _merged(facts, x, w, d, lambda change: x @ (w + change) + (b + c))
+
+
+@rule(lambda x, w, d: any_op(Sub, any_op(MatMul, x, w), d))
+def merge_subtracted(facts: Facts, x: Value, w: Value, d: Value) -> Outcome:
+    """x W - d(x) → x (W - d(I))"""
+    return _merged(facts, x, w, d, lambda change: x @ (w - change))
+
+
+@rule(lambda x, w, b, d: any_op(Sub, any_op(Add, any_op(MatMul, x, w), b), d))
+def merge_subtracted_beside_bias(facts: Facts, x: Value, w: Value, b: Value, d: Value) -> Outcome:
+    """(x W + b) - d(x) → x (W - d(I)) + b"""
+    return _merged(facts, x, w, d, lambda change: x @ (w - change) + b)
 
 
 @rule(lambda e, a: any_op(MatMul, any_op(EyeLike, e), a))
 def identity_times(facts: Facts, e: Value, a: Value) -> Outcome:
     """I A → A"""
-    return a if a.shape[:1] == e.shape[:1] else None
+    return a if e.shape[0] == e.shape[1] else None
 
 
 @rule(lambda a, b: any_op(Gemm, a, b, name="gemm"))
@@ -55,6 +77,22 @@ def unfuse_gemm(facts: Facts, a: Value, b: Value, c: Value, gemm: Value) -> Outc
     return gemm.op.decompose(a, b, c)  # type: ignore[attr-defined, no-any-return]
 
 
+def _merged(facts: Facts, x: Value, w: Value, d: Value, build: Callable[[Value], Value]) -> Outcome:
+    """What ``build`` makes of d(I), if ``d`` is a bypass of x W and the sum may be computed ahead of time."""
+    if w.rank != 2 or facts.is_static(d) or facts.is_static(x):
+        return None
+    change = linear_weight(facts, d, x)
+    if not isinstance(change, Value):
+        return change
+    if d.shape[:-1] != x.shape[:-1]:
+        return Refusal(f"the bypass has the shape {d.type}, which does not fit beside {x.type}")
+    if not facts.is_static(w):
+        return Refusal(f"the weight {w.type} that the bypass stands beside depends on the inputs")
+    if not facts.is_foldable(w, change):
+        return Refusal("the merged weight may not be computed ahead of time here")
+    return build(change)
+
+
 def linear_weight(facts: Facts, d: Value, x: Value) -> Value | Refusal | None:
     """The matrix M with d = x M, from the value of d at the identity.
 
@@ -66,6 +104,8 @@ def linear_weight(facts: Facts, d: Value, x: Value) -> Value | Refusal | None:
     lead_rank, (features,) = x.rank - 1, x.shape[-1:]
     if lead_rank < 1 or not isinstance(features, int):
         return Refusal(f"{x.type} has no batch axis before one axis of features")
+    if d.rank != x.rank:
+        return Refusal(f"the bypass from {x.type} ends in {d.type}, which has more than one axis of features")
     lead: Shape = (*(1,) * (lead_rank - 1), features)
     new: dict[Value, Value] = {x: eye(features, x.dtype).reshape((*lead, features))}
     for value in topological([d], stop=lambda v: v is x or v not in path):
@@ -77,30 +117,48 @@ def linear_weight(facts: Facts, d: Value, x: Value) -> Value | Refusal | None:
 def _path(facts: Facts, d: Value, x: Value) -> set[Value] | Refusal | None:
     """The Values between x and d, if each of them is linear; see :func:`linear_weight` for the other results."""
     path: set[Value] = set()
-    reached, obstacle = False, None
-    stack = [d]
+    stack, reached = [d], False
     while stack:
         value = stack.pop()
         if value is x:
             reached = True
         elif value not in path and not facts.is_static(value):
             path.add(value)
-            varying = tuple(not facts.is_static(operand) for operand in value.operands)
-            types = tuple(operand.type for operand in value.operands)
-            if not value.operands or len(path) > MAX_BYPASS:
+            if len(path) > MAX_BYPASS:
                 return None
-            if not value.op.is_linear(varying, types, x.rank - 1):
-                obstacle = value
-                if x in value.operands:
-                    reached = True
-                continue
+            if not _is_linear(facts, value, x.rank - 1):
+                return _obstacle(value, x, stack)
             stack.extend(value.operands)
-    if not reached:
-        return None
-    if obstacle is not None:
-        return Refusal(f"{obstacle.op.name} on the way is not linear in {x.type}")
-    return path
+    return path if reached else None
+
+
+def _is_linear(facts: Facts, value: Value, lead: int) -> bool:
+    if not value.operands or value.op.takes_results:
+        return False
+    varying = tuple([not facts.is_static(operand) for operand in value.operands])
+    return value.op.is_linear(varying, tuple([operand.type for operand in value.operands]), lead)
+
+
+def _obstacle(obstacle: Value, x: Value, rest: list[Value]) -> Refusal | None:
+    """A Refusal if x is reached behind ``obstacle`` or beside it, None where there is no bypass of x at all."""
+    found = list(dict.fromkeys([*obstacle.operands, *reversed(rest)]))
+    for value in found:
+        if value is x:
+            if not obstacle.operands:
+                return Refusal(f"the bypass depends on {obstacle.op.name} {obstacle.result_type} besides {x.type}")
+            return Refusal(f"{obstacle.op.name} on the way is not linear in {x.type}")
+        if len(found) < MAX_BEHIND:
+            found.extend(operand for operand in value.operands if operand not in found)
+    return None
 
 
 UNFUSE = [unfuse_product, unfuse_gemm]
-MERGE = [merge_bypass, merge_bypass_beside_bias, identity_times]
+MERGE = [
+    merge_bypass,
+    merge_bypass_beside_bias,
+    merge_bypass_with_bias,
+    merge_bypass_between_biases,
+    merge_subtracted,
+    merge_subtracted_beside_bias,
+    identity_times,
+]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
 from lora_graph.ir.expression import Expression
 from lora_graph.ir.leaves import Constant
 from lora_graph.ir.op import Op
@@ -19,6 +17,9 @@ class Pattern(Expression):
     """A pattern; applying an op to one gives a larger one."""
 
     __slots__ = ()
+
+    head: type[Op] | None = None
+    """The class of the ops that what matches is an application of; None if any will do."""
 
     def _apply(self, op: Op, *operands: Any) -> Any:
         return Node(lambda candidate: candidate == op, type(op), tuple(map(as_pattern, operands)))
@@ -58,37 +59,53 @@ class Hole(Pattern):
 
 
 class Literal(Pattern):
-    """Matches a constant of which every element equals ``number``."""
+    """Matches a constant of which every element equals ``number``, rounded to its dtype; so 0.0 matches -0.0 too."""
 
     __slots__ = ("number",)
+
+    head = Constant
 
     def __init__(self, number: float):
         self.number = number
 
     def match(self, value: Value, bindings: Bindings) -> Iterator[Bindings]:
         op = value.op
-        if isinstance(op, Constant) and op.value.size and bool(np.all(op.value == op.value.dtype.type(self.number))):
+        if isinstance(op, Constant) and op.value.size and bool((op.value == self.number).all()):
             yield bindings
 
 
 class Node(Pattern):
     """Matches an op that ``accepts`` takes, applied to what the operands match; commutative ops in both orders."""
 
-    __slots__ = ("accepts", "name", "op", "operands")
+    __slots__ = ("accepts", "head", "heads", "name", "operands")
 
     def __init__(self, accepts: Callable[[Op], bool], op: type[Op], operands: tuple[Pattern, ...], name: str = ""):
         self.accepts = accepts
-        self.op = op
+        self.head: type[Op] = op
         self.operands = operands
+        self.heads = tuple(operand.head for operand in operands)
         self.name = name
 
+    def fits(self, heads: tuple[type[Op], ...]) -> bool:
+        """Whether an application to operands that are applications of ops of these classes could match."""
+        orders = [heads, heads[::-1]] if self._reversible else [heads]
+        return len(heads) == len(self.heads) and any(
+            all(want is None or want is have for want, have in zip(self.heads, order, strict=True)) for order in orders
+        )
+
+    @property
+    def _reversible(self) -> bool:
+        return self.head.commutative and len(self.operands) == 2
+
     def match(self, value: Value, bindings: Bindings) -> Iterator[Bindings]:
-        if type(value.op) is not self.op or len(value.operands) != len(self.operands) or not self.accepts(value.op):
+        if type(value.op) is not self.head or len(value.operands) != len(self.operands) or not self.accepts(value.op):
             return
         if self.name:
+            if bindings.get(self.name, value) is not value:
+                return
             bindings = {**bindings, self.name: value}
         yield from self._match_operands(value.operands, 0, bindings)
-        if self.op.commutative and len(value.operands) == 2 and value.operands[0] is not value.operands[1]:
+        if self._reversible and value.operands[0] is not value.operands[1]:
             yield from self._match_operands(value.operands[::-1], 0, bindings)
 
     def _match_operands(self, operands: tuple[Value, ...], index: int, bindings: Bindings) -> Iterator[Bindings]:

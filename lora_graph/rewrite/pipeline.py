@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.types import Array
+from lora_graph.ir.value import Value
 from lora_graph.ir.verify import verify
 from lora_graph.rewrite.algebra import IDENTITIES
 from lora_graph.rewrite.engine import rewrite
@@ -40,9 +41,12 @@ class Pipeline:
     def run(self, graph: Graph) -> Optimized:
         records: list[PassRecord] = []
         preludes: list[tuple[Graph, Graph]] = []
+        verified: set[Value] = set()
         for step in self.passes:
             graph, prelude, record = step.run(graph)
-            verify(graph)
+            if not records or record.after is not record.before:
+                verify(graph, verified)
+                verified.update(graph.values)
             records.append(record)
             if prelude is not None:
                 preludes.append((prelude, graph))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from lora_graph.ir.value import Value
 from lora_graph.ops.elementwise import Mul
 from lora_graph.ops.linalg import MatMul
@@ -54,7 +56,7 @@ def scale_right_factor(facts: Facts, a: Value, b: Value, s: Value) -> Outcome:
 
 def _place_scale(facts: Facts, a: Value, b: Value, s: Value, now: int) -> Outcome:
     # b before a among equals: the convention folds the scale of an adapter into B
-    options = [
+    options: list[tuple[int, Callable[[], Value]]] = [
         (_scale_cost(facts, b, s), lambda: a @ (b * s)),
         (_scale_cost(facts, a, s), lambda: (a * s) @ b),
         (cost.size((a @ b).type), lambda: (a @ b) * s),

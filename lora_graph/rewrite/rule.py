@@ -68,21 +68,10 @@ class Facts:
     def origin(self, value: Value) -> str | bool | None:
         """False if ``value`` depends on an input, None for constants, a name for one parameter, True for several."""
         known = self._origin
-        if value in known:
-            return known[value]
-        for v in topological([value], stop=known.__contains__):
-            result: str | bool | None = None
-            if isinstance(v.op, Input | Dimension):
-                result = False
-            elif isinstance(v.op, Parameter):
-                result = v.op.label
-            for operand in v.operands:
-                theirs = known[operand]
-                if theirs is False or result is False:
-                    result = False
-                elif theirs is not None:
-                    result = theirs if result is None or result == theirs else True
-            known[v] = result
+        if value not in known:
+            ready = all(operand in known for operand in value.operands)
+            for needed in [value] if ready else topological([value], stop=known.__contains__):
+                known[needed] = _origin(needed, known)
         return known[value]
 
     def is_static(self, value: Value) -> bool:
@@ -101,3 +90,18 @@ class Facts:
             if origin is not None:
                 names.add(origin)
         return self.fold == "all" or (len(names) <= 1 and True not in names)
+
+
+def _origin(value: Value, known: dict[Value, str | bool | None]) -> str | bool | None:
+    if isinstance(value.op, Input | Dimension):
+        return False
+    if isinstance(value.op, Parameter):
+        return value.op.label
+    result: str | bool | None = None
+    for operand in value.operands:
+        theirs = known[operand]
+        if theirs is False:
+            return False
+        if theirs is not None:
+            result = theirs if result is None or result == theirs else True
+    return result
