@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from lora_graph.errors import LoadError
 from lora_graph.ir.types import Array
@@ -82,11 +85,16 @@ def data_of(data: Any, batch_size: int, epochs: int, shuffle: bool = True) -> Da
 def read_npz(path: str | Path) -> tuple[Array, Array]:
     """The inputs and targets in an .npz file; nothing in it is ever unpickled."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, NpzFile):
+            raise LoadError(f"{path}: holds one array, not 'inputs' and 'targets'")
+        with file:
             for names in NAMES:
                 if all(name in file for name in names):
                     return file[names[0]], file[names[1]]
             listed = ", ".join(file.files) or "nothing"
-    except (OSError, ValueError, EOFError) as error:
+    except LoadError:
+        raise
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile, zlib.error) as error:
         raise LoadError(f"{path}: cannot be read as an .npz file: {error}") from error
     raise LoadError(f"{path}: must hold 'inputs' and 'targets' (or 'x' and 'y'); it holds {listed}")

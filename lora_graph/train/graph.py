@@ -7,7 +7,7 @@ graphs: one that adds a micro-batch's gradient to the sum, and one that applies 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -20,17 +20,21 @@ from lora_graph.ir.leaves import Input, Parameter
 from lora_graph.ir.types import Array, TensorType, tensor
 from lora_graph.ir.value import Value, apply
 from lora_graph.layers.trace import Trace
-from lora_graph.ops.elementwise import clip, minimum, where
+from lora_graph.ops.elementwise import clip, maximum, where
 from lora_graph.train.loss import Loss, loss_of
 from lora_graph.train.optimizer import Optimizer
 
-LOSS, NORM, RATE, SHARE = "loss", "gradient_norm", "learning_rate", "share"
+LOSS, NORM, RATE, SHARE, TARGET = "loss", "gradient_norm", "learning_rate", "share", "target"
 COUNT = "optimizer.count"
+RESERVED = (LOSS, NORM, RATE, SHARE, TARGET)
+RATE_INPUT: Value = apply(Input(RATE, tensor(np.float64)))
+SHARE_INPUT: Value = apply(Input(SHARE, tensor(np.float64)))
+"""How much of the step's samples a micro-batch holds."""
 
 
 @dataclass(frozen=True)
 class Clipping:
-    """Limits on gradients: the norm of all of them together, or the size of each element."""
+    """Limits on gradients: the norm of all of them together, and the size of each element."""
 
     norm: float | None = None
     value: float | None = None
@@ -53,6 +57,7 @@ class StepGraphs:
         return {name for graph in graphs for name in graph.parameters} - changed
 
     def zeros(self) -> dict[str, Array]:
+        """The optimizer's state before the first step."""
         return {name: np.zeros(kind.bind({}).shape, kind.dtype) for name, kind in self.initial.items()}
 
 
@@ -63,20 +68,22 @@ def step_graphs(
     value = loss_of(loss, traced.graph.outputs["y"], target)
     parameters = {n: v for n, v in traced.graph.parameters.items() if isinstance(v.op, Parameter) and v.op.trainable}
     if not parameters:
-        raise ValueError("nothing to train: every parameter is frozen")
+        raise ValueError("nothing to train: the output depends on no parameter that trains")
+    taken = {*RESERVED} & {*traced.graph.parameters, *traced.updates}
+    if taken:
+        raise ValueError(f"a parameter is called {min(taken)!r}, a name that the training step uses itself")
     found = dict(zip(parameters, gradients(value, list(parameters.values())), strict=True))
     inputs = [*traced.graph.inputs, target]
     if not accumulated:
-        results, initial = apply_gradients(parameters, found, traced.active, optimizer, clipping, value.dtype)
-        graph = _graph([*inputs, _rate(value.dtype)], {LOSS: value, **traced.updates, **results}, "training step")
+        results, initial = apply_gradients(parameters, found, traced.active, optimizer, clipping)
+        graph = _graph([*inputs, RATE_INPUT], {LOSS: value, **traced.updates, **results}, "training step")
         return StepGraphs(graph, None, initial, tuple(parameters))
-    share: Value = apply(Input(SHARE, tensor(value.dtype)))
     sums = {_sum(name): apply(Parameter(_sum(name), p.type, False)) for name, p in parameters.items()}
-    added = {_sum(name): sums[_sum(name)] + g * share for name, g in found.items()}
-    more = _graph([*inputs, share], {LOSS: value, **traced.updates, **added}, "accumulation step")
+    added = {_sum(name): sums[_sum(name)] + g * SHARE_INPUT.astype(g.dtype) for name, g in found.items()}
+    more = _graph([*inputs, SHARE_INPUT], {LOSS: value, **traced.updates, **added}, "accumulation step")
     total = {name: sums[_sum(name)] for name in parameters}
-    results, initial = apply_gradients(parameters, total, traced.active, optimizer, clipping, value.dtype)
-    graph = _graph([*inputs, _rate(value.dtype)], results, "optimizer step")
+    results, initial = apply_gradients(parameters, total, traced.active, optimizer, clipping)
+    graph = _graph([*inputs, RATE_INPUT], results, "optimizer step")
     return StepGraphs(graph, more, {**initial, **{name: v.type for name, v in sums.items()}}, tuple(parameters))
 
 
@@ -86,24 +93,23 @@ def apply_gradients(
     active: Mapping[str, Value],
     optimizer: Optimizer,
     clipping: Clipping,
-    dtype: np.dtype[np.floating],
 ) -> tuple[dict[str, Value], dict[str, TensorType]]:
     """What the step changes, by name, and the types of the optimizer's own state.
 
     Where only a part of a parameter is active, the rest keeps its value, its moments and its own count of steps.
+    Counts are float64, so that 1 - βᵗ is exact enough in a float32 model.
     """
-    norm = global_norm(list(found.values()))
-    found = clipped(found, norm, clipping)
-    count: Value = apply(Parameter(COUNT, tensor(dtype), False))
-    results: dict[str, Value] = {NORM: norm}
+    count: Value = apply(Parameter(COUNT, tensor(np.float64), False))
+    results: dict[str, Value] = {NORM: global_norm(found.values())}
+    found = clipped(found, clipping)
     initial: dict[str, TensorType] = {}
     for name, parameter in parameters.items():
         mask = active.get(name)
-        own = count if mask is None else apply(Parameter(f"{COUNT}/{name}", mask.type.with_dtype(dtype), False))
-        steps = own + 1.0 if mask is None else own + mask.astype(dtype)
+        own = count if mask is None else apply(Parameter(f"{COUNT}/{name}", mask.type.with_dtype(np.float64), False))
+        steps = own + 1.0 if mask is None else own + mask.astype(np.float64)
         slots = {s: apply(Parameter(f"optimizer.{s}/{name}", parameter.type, False)) for s in optimizer.slots}
         # what is inactive divides by 1 - βᵗ with t = 0, and is thrown away by the mask
-        new, moved = optimizer.update(parameter, found[name], slots, _rate(dtype), steps)
+        new, moved = optimizer.update(parameter, found[name], slots, RATE_INPUT.astype(parameter.dtype), steps)
         results[name] = _kept(mask, new, parameter)
         for slot, value in moved.items():
             results[f"optimizer.{slot}/{name}"] = _kept(mask, value, slots[slot])
@@ -113,29 +119,25 @@ def apply_gradients(
     return results, initial
 
 
-def global_norm(found: Sequence[Value]) -> Value:
+def global_norm(found: Iterable[Value]) -> Value:
     """√ Σ g² over all gradients."""
-    return reduce(add, [(g * g).sum() for g in found]).sqrt()
+    return reduce(add, [(g * g).sum().astype(np.float64) for g in found]).sqrt()
 
 
-def clipped(found: Mapping[str, Value], norm: Value, clipping: Clipping) -> dict[str, Value]:
-    """The gradients scaled to a norm of at most ``clipping.norm``, or held within ±``clipping.value``."""
+def clipped(found: Mapping[str, Value], clipping: Clipping) -> dict[str, Value]:
+    """The gradients held within ±``clipping.value``, then scaled by min(1, ``clipping.norm`` / ‖g‖)."""
     result = dict(found)
     if clipping.value is not None:
         result = {name: clip(g, -clipping.value, clipping.value) for name, g in result.items()}
     if clipping.norm is not None:
-        factor = minimum(clipping.norm / (norm + 1e-6), 1.0)
-        result = {name: g * factor for name, g in result.items()}
+        # a norm within the limit, 0 included, divides the limit by itself
+        factor = clipping.norm / maximum(global_norm(result.values()), clipping.norm)
+        result = {name: g * factor.astype(g.dtype) for name, g in result.items()}
     return result
 
 
 def _kept(mask: Value | None, new: Value, old: Value) -> Value:
     return new if mask is None else where(mask, new, old)
-
-
-def _rate(dtype: np.dtype[np.floating]) -> Value:
-    rate: Value = apply(Input(RATE, tensor(dtype)))
-    return rate
 
 
 def is_sum(name: str) -> bool:

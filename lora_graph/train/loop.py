@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,10 +15,14 @@ from lora_graph import checks
 from lora_graph.layers.layer import Layer
 from lora_graph.train.checkpoint import Position, load_checkpoint, save_checkpoint
 from lora_graph.train.data import Batch, Data, data_of
+from lora_graph.train.draws import seeded
 from lora_graph.train.history import History
+from lora_graph.train.interrupt import uninterrupted
 from lora_graph.train.loss import Loss
+from lora_graph.train.mode import training_mode
 from lora_graph.train.optimizer import Optimizer
-from lora_graph.train.step import TrainingStep, seeded
+from lora_graph.train.settings import settings_of
+from lora_graph.train.step import TrainingStep
 
 ENGINES = ("numpy",)
 """What can run training steps, fastest first. ``engine="auto"`` takes the first that is available."""
@@ -50,12 +54,16 @@ def fit(
 ) -> History:
     """Train the parameters of ``model`` that are not frozen.
 
-    ``data`` is ``(inputs, targets)``, the path of an .npz file that holds both, or an iterable of such batches. ``loss``
-    is ``"mse"``, ``"cross_entropy"``, ``"binary_cross_entropy"`` or a function of two Values; ``optimizer`` one of
-    ``lg.SGD``, ``lg.Adam`` (default), ``lg.AdamW``. ``clip_norm`` limits the norm of the whole gradient, ``clip_value``
-    each element; ``accumulate`` takes a step on the mean gradient of that many batches. ``seed`` decides the order of
-    the samples and every draw. ``checkpoint`` is written after each epoch and on interruption; ``resume=True`` goes on
-    from it, bit for bit. The model trains in training mode and gets its own mode back.
+    ``data`` is ``(inputs, targets)``, the path of an .npz file that holds both, or an iterable of such batches.
+    ``loss`` is ``"mse"``, ``"cross_entropy"``, ``"binary_cross_entropy"`` or a function of two Values, ``optimizer``
+    one of ``lg.SGD``, ``lg.Adam`` (default), ``lg.AdamW``. ``clip_norm`` limits the norm of the whole gradient,
+    ``clip_value`` each element; ``accumulate`` takes a step on the mean gradient of that many batches. ``seed`` decides
+    the order of the samples and every draw. ``progress`` shows a bar on standard error, by default if that is a
+    terminal. The model trains in training mode and gets its own mode back.
+
+    ``checkpoint`` is written after each epoch and on interruption; ``resume=True`` goes on from it, bit for bit, if the
+    file is there, and to more epochs if asked. LoadError if it belongs to another run: another model, other frozen
+    parameters, other settings.
 
     A step whose loss or gradient is not finite is not committed: TrainingError names it, and the model keeps the
     parameters before it.
@@ -66,24 +74,22 @@ def fit(
     checks.integer("accumulate", accumulate, 1)
     chosen = ENGINES[0] if checks.choice("engine", engine, ("auto", *ENGINES)) == "auto" else engine
     source = data_of(data, batch_size, epochs, shuffle)
+    if resume and checkpoint is None:
+        raise ValueError("resume=True needs checkpoint=path")
     training = TrainingStep(
         model, loss, optimizer, clip_norm=clip_norm, clip_value=clip_value, accumulated=accumulate > 1
     )
-    settings = {
-        "seed": seed,
-        "batch_size": batch_size,
-        "accumulate": accumulate,
-        "optimizer": type(training.optimizer).__name__,
-    }
-    run = _Run(training, source, epochs, seed, accumulate, checkpoint, settings, Position(history=History(chosen)))
-    if resume:
-        run.resume()
-    with _training_mode(model), _shown(progress, epochs, source, accumulate) as bar:
-        try:
-            while run.position.epoch < epochs:
-                run.epoch(bar)
-        finally:
-            training.sync()
+    run = _Run(training, source, seed, accumulate, Position(history=History(chosen)))
+    with training_mode(model):
+        if checkpoint is not None:
+            chosen_here = {"seed": seed, "batch_size": batch_size, "accumulate": accumulate, "shuffle": shuffle}
+            run.keep(checkpoint, settings_of(training, **chosen_here), resume)
+        with _shown(progress, epochs, run) as bar:
+            try:
+                while run.position.epoch < epochs:
+                    run.epoch(bar)
+            finally:
+                training.sync()
     return run.position.history
 
 
@@ -93,18 +99,17 @@ class _Run:
 
     training: TrainingStep
     source: Data
-    epochs: int
     seed: int
     accumulate: int
-    checkpoint: str | Path | None
-    settings: dict[str, Any]
     position: Position
+    checkpoint: str | Path | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
-    def resume(self) -> None:
-        if self.checkpoint is None:
-            raise ValueError("resume=True needs checkpoint=path")
-        if Path(self.checkpoint).exists():
-            self.position = load_checkpoint(self.checkpoint, self.training, self.settings)
+    def keep(self, checkpoint: str | Path, settings: dict[str, Any], resume: bool) -> None:
+        """Write checkpoints to a file from now on, after going on from it if ``resume`` and there is one."""
+        self.checkpoint, self.settings = checkpoint, settings
+        if resume and Path(checkpoint).exists():
+            self.position = load_checkpoint(checkpoint, self.training, settings)
 
     def epoch(self, bar: Progress) -> None:
         """The rest of the current epoch."""
@@ -113,7 +118,8 @@ class _Run:
         batches = self.source.epoch(self.seed, position.epoch)
         try:
             for group in islice(_groups(batches, self.accumulate), position.step, None):
-                self._step(group)
+                with uninterrupted():
+                    self._step(group)
                 bar.advance(position.epoch, history.losses[-1])
         except KeyboardInterrupt:
             self.save()
@@ -129,12 +135,11 @@ class _Run:
 
     def _step(self, group: list[Batch]) -> None:
         history, training = self.position.history, self.training
-        rate = training.optimizer.rate(training.count)
         result = training.run_batches(group, seeded(self.seed, training.count))
         history.losses.append(result.loss)
         history.gradient_norms.append(result.gradient_norm)
-        history.learning_rates.append(rate)
-        history.samples += sum(len(x) for x, _ in group)
+        history.learning_rates.append(result.learning_rate)
+        history.samples += result.samples
         self.position.step += 1
 
     def save(self) -> None:
@@ -148,31 +153,19 @@ def _groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
         yield group
 
 
-@contextmanager
-def _training_mode(model: Layer) -> Iterator[None]:
-    """Training mode for a while; afterwards every layer has the mode it had."""
-    modes = {layer: layer.is_training for layer in model.places()}
-    model.set_training(True)
-    try:
-        yield
-    finally:
-        for layer, mode in modes.items():
-            layer._training = mode
-
-
 class _Silent:
     def advance(self, epoch: int, loss: float) -> None:
         pass
 
 
 @contextmanager
-def _shown(wanted: bool | None, epochs: int, source: Data, accumulate: int) -> Iterator[Progress]:
+def _shown(wanted: bool | None, epochs: int, run: _Run) -> Iterator[Progress]:
     """A progress bar, by default when the output is a terminal."""
     if not (sys.stderr.isatty() if wanted is None else wanted):
         yield _Silent()
         return
     from lora_graph.train.progress import Bar
 
-    steps = -(-len(source) // accumulate) * epochs
-    with Bar(epochs, steps or None) as bar:
+    steps = -(-len(run.source) // run.accumulate) * epochs
+    with Bar(epochs, steps or None, run.training.count) as bar:
         yield bar

@@ -17,23 +17,22 @@ Loss = str | Callable[[Value, Value], Value]
 
 def mse(prediction: Value, target: Value) -> Value:
     """mean (prediction - target)²"""
-    _same_shape("mse", prediction, target)
-    error = prediction - target
+    error = prediction - _like("mse", prediction, target)
     return (error * error).mean()
 
 
 def cross_entropy(logits: Value, target: Value) -> Value:
     """mean over samples of -ln softmax(logits)[target]; classes along the last axis.
 
-    ``target`` holds class numbers (one axis less than the logits) or a distribution of the logits' shape (one-hot, say).
+    ``target`` holds class numbers (ints, one axis less than the logits) or distributions (the shape of the logits;
+    one-hot, say).
     """
-    if target.type.is_float:
-        _same_shape("cross_entropy", logits, target)
-        return -(target * log_softmax(logits)).sum(axis=-1).mean()
-    if target.shape != logits.shape[:-1]:
+    if target.shape == logits.shape:
+        return -(target.astype(logits.dtype) * log_softmax(logits)).sum(axis=-1).mean()
+    if target.shape != logits.shape[:-1] or target.type.is_float:
         raise ValueError(
-            f"cross_entropy: class numbers for logits {show(logits.shape)} must have shape {show(logits.shape[:-1])}, "
-            f"got {show(target.shape)}"
+            f"cross_entropy: targets for logits {logits.type} must be ints {show(logits.shape[:-1])} or distributions "
+            f"{show(logits.shape)}, got {target.type}"
         )
     samples = product(target.shape)
     return apply(SoftmaxCrossEntropyLoss(), logits.reshape((samples, logits.shape[-1])), target.reshape((samples,)))
@@ -41,8 +40,7 @@ def cross_entropy(logits: Value, target: Value) -> Value:
 
 def binary_cross_entropy(logits: Value, target: Value) -> Value:
     """mean of -t ln σ(z) - (1 - t) ln(1 - σ(z)) = softplus(z) - t z for logits z and targets t in [0, 1]."""
-    _same_shape("binary_cross_entropy", logits, target)
-    return (softplus(logits) - target * logits).mean()
+    return (softplus(logits) - _like("binary_cross_entropy", logits, target) * logits).mean()
 
 
 LOSSES: dict[str, Callable[[Value, Value], Value]] = {
@@ -64,8 +62,10 @@ def loss_of(loss: Loss, prediction: Value, target: Value) -> Value:
     return value
 
 
-def _same_shape(name: str, prediction: Value, target: Value) -> None:
+def _like(name: str, prediction: Value, target: Value) -> Value:
+    """``target`` in the dtype of ``prediction``; ValueError unless it has its shape."""
     if prediction.shape != target.shape:
         raise ValueError(
             f"{name}: targets must have the shape of the prediction {show(prediction.shape)}, got {show(target.shape)}"
         )
+    return target.astype(prediction.dtype)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_graph import checks
 from lora_graph.train.loss import Loss
+from lora_graph.train.mode import training_mode
 from lora_graph.train.optimizer import SGD
 from lora_graph.train.step import TrainingStep
 
@@ -28,17 +29,13 @@ def train_with_nested_dropout(
         raise ValueError(f"learning_rate must be positive, got {learning_rate}")
     if len(inputs) != len(targets) or not len(inputs):
         raise ValueError(f"inputs and targets must be as many batches, at least one: got {len(inputs)}, {len(targets)}")
-    mode = adapter.is_training
-    adapter.set_training(True)
-    try:
-        training = TrainingStep(adapter, loss, SGD(learning_rate))
-        means = []
+    training = TrainingStep(adapter, loss, SGD(learning_rate))
+    means = []
+    with training_mode(adapter):
         try:
             for _ in range(epochs):
                 losses = [training.run(x, target) for x, target in zip(inputs, targets, strict=True)]
                 means.append(sum(losses) / len(losses))
         finally:
             training.sync()
-        return means
-    finally:
-        adapter.set_training(mode)
+    return means

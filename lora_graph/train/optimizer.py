@@ -24,7 +24,9 @@ class Optimizer:
             _at_least_zero("lr", self.lr)
 
     def rate(self, step: int) -> float:
-        return checks.number("lr", self.lr(step) if callable(self.lr) else self.lr)
+        rate = self.lr(step) if callable(self.lr) else self.lr
+        _at_least_zero("lr", rate)
+        return float(rate)
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -32,7 +34,11 @@ class Optimizer:
         return ()
 
     def update(self, p: Value, g: Value, slots: Slots, lr: Value, count: Value) -> tuple[Value, dict[str, Value]]:
-        """The new parameter and the new slots; ``count`` is the number of steps including this one."""
+        """The new parameter and the new slots.
+
+        ``count`` is the number of steps including this one, in float64; where only a part of ``p`` takes part, it has
+        one number for each part and broadcasts to ``p``. ``lr`` has the dtype of ``p``.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement update")
 
 
@@ -76,9 +82,12 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
+            raise TypeError(f"betas must be a pair of numbers, got {self.betas!r}")
         for beta in self.betas:
             _below_one("betas", beta)
-        _at_least_zero("eps", self.eps)
+        if checks.number("eps", self.eps) <= 0:
+            raise ValueError(f"eps must be positive, got {self.eps}")
         _at_least_zero("weight_decay", self.weight_decay)
 
     @property
@@ -94,8 +103,8 @@ class Adam(Optimizer):
         first, second = self.betas
         mean = slots["mean"] * first + g * (1 - first)
         square = slots["square"] * second + g * g * (1 - second)
-        rate = lr / (1.0 - _power(first, count))
-        root = 1.0 / (1.0 - _power(second, count)).sqrt()
+        rate = lr / (1.0 - _power(first, count)).astype(p.dtype)
+        root = (1.0 / (1.0 - _power(second, count)).sqrt()).astype(p.dtype)
         return p - mean * rate / (square.sqrt() * root + self.eps), {"mean": mean, "square": square}
 
 

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class Bar:
     """Epoch, steps done, loss, and the time that is left, on standard error."""
 
-    def __init__(self, epochs: int, steps: int | None):
+    def __init__(self, epochs: int, steps: int | None, done: int = 0):
         self._epochs = epochs
         columns = (
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
@@ -21,7 +21,7 @@ class Bar:
             TimeRemainingColumn(),
         )
         self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._progress.add_task("train", total=steps, epoch=1, epochs=epochs, loss="-")
+        self._task = self._progress.add_task("train", total=steps, completed=done, epoch=1, epochs=epochs, loss="-")
 
     def advance(self, epoch: int, loss: float) -> None:
         self._progress.update(self._task, advance=1, epoch=epoch + 1, loss=f"{loss:.4g}")
