@@ -44,9 +44,8 @@ class Program:
             if isinstance(leaf.op, Parameter) and leaf.op.label in names
         ]
         self._prelude = Prelude(graph, names, self._signature.dim_names)
-        self._bindings: _Recent[tuple[tuple[int, ...], ...], Binding] = _Recent(4 * PLANS_KEPT)
         self._plans: _Recent[Binding, Plan] = _Recent(PLANS_KEPT)
-        self._epoch = None if self._fixed else _Epoch([], {}, self._prelude.compute({}))
+        self._epoch = None if self._fixed else _Epoch([], self._prelude.compute({}))
 
     def fix(self, state: Mapping[str, Array]) -> None:
         """Take the arrays of the fixed parameters from ``state`` and compute what depends on them alone.
@@ -59,10 +58,8 @@ class Program:
             check_rank(port, array)
             if port.type.is_static:
                 check_shape(port, array, {})
-        known = {port.leaf: array for port, array in zip(self._fixed, arrays, strict=True)}
-        epoch = _Epoch(arrays, known, self._prelude.compute(known))
-        self._bindings.clear()
-        self._epoch = epoch
+        fixed = list(zip(self._fixed, arrays, strict=True))
+        self._epoch = _Epoch(fixed, self._prelude.compute({port.leaf: array for port, array in fixed}))
 
     def run(
         self,
@@ -84,11 +81,11 @@ class Program:
         """
         epoch = self._ready()
         arrays = self._signature.arrays(inputs, state)
-        binding = self._bind(arrays)
+        binding = self._bind(arrays, epoch)
         plan = self._plan(binding)
         wanted = dict(out) if out else {}
         if wanted:
-            self._check_out(wanted, [*arrays, *epoch.arrays, *epoch.held.values()], dict(binding))
+            self._check_out(wanted, [*arrays, *epoch.arrays], dict(binding))
         given = {port.leaf: array for port, array in zip(self._signature.ports, arrays, strict=True)}
         pool = epoch.pool(binding, plan, self._prelude)
         environment = pool.take()
@@ -99,7 +96,7 @@ class Program:
 
     def plan_for(self, inputs: Mapping[str, Any], state: Mapping[str, Array]) -> Plan:
         """The plan that a run with these arrays would use."""
-        return self._plan(self._bind(self._signature.arrays(inputs, state)))
+        return self._plan(self._bind(self._signature.arrays(inputs, state), self._ready()))
 
     def memory(self, binding: Mapping[str, int] | None = None) -> int:
         """Bytes of the buffers that a run needs when the named dimensions have these sizes."""
@@ -110,17 +107,13 @@ class Program:
             raise RuntimeError(f"call fix(state) first: {[port.name for port in self._fixed]} are fixed")
         return self._epoch
 
-    def _bind(self, arrays: Sequence[Array]) -> Binding:
+    def _bind(self, arrays: Sequence[Array], epoch: _Epoch) -> Binding:
         shapes = tuple(array.shape for array in arrays)
-        binding = self._bindings.get(shapes)
+        binding = epoch.bindings.get(shapes)
         if binding is None:
-            binding = self._signature.bind(arrays, self._fixed_arrays())
-            self._bindings.put(shapes, binding)
+            binding = self._signature.bind(arrays, epoch.fixed)
+            epoch.bindings.put(shapes, binding)
         return binding
-
-    def _fixed_arrays(self) -> list[tuple[Port, Array]]:
-        arrays = self._epoch.arrays if self._epoch else []
-        return list(zip(self._fixed, arrays, strict=False))
 
     def _plan(self, binding: Binding) -> Plan:
         plan = self._plans.get(binding)
@@ -144,12 +137,13 @@ class Program:
 
 
 class _Epoch:
-    """The arrays of the fixed parameters between two calls of ``fix``, and the environments made with them."""
+    """What holds between two calls of ``fix``: the fixed arrays, what follows from them, and environments with both."""
 
-    def __init__(self, arrays: list[Array], known: Mapping[Value, Array], held: dict[Value, Array]) -> None:
-        self.arrays = arrays
-        self.known = known
+    def __init__(self, fixed: list[tuple[Port, Array]], held: dict[Value, Array]) -> None:
+        self.fixed = fixed
         self.held = held
+        self.arrays = [*(array for _, array in fixed), *held.values()]
+        self.bindings: _Recent[tuple[tuple[int, ...], ...], Binding] = _Recent(4 * PLANS_KEPT)
         self.pools: _Recent[Binding, _Pool] = _Recent(PLANS_KEPT)
 
     def pool(self, binding: Binding, plan: Plan, prelude: Prelude) -> _Pool:
@@ -197,10 +191,6 @@ class _Recent(Generic[K, V]):
             self.entries[key] = value
             if len(self.entries) > self.size:
                 self.entries.popitem(last=False)
-
-    def clear(self) -> None:
-        with self.lock:
-            self.entries.clear()
 
 
 def compile_graph(graph: Graph, fixed: Iterable[str] = ()) -> Program:
