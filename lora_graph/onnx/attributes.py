@@ -10,6 +10,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+VERSION, PARAMETERS = "lora_graph.version", "lora_graph.parameters"
+"""Model metadata: the version that wrote it, and which Parameters are trainable."""
+
+DIMENSION = "lora_graph.dimension"
+"""Node metadata: the dimension that a node helps to compute."""
+
 NOTED = "lora_graph.exact."
 """Prefix of node metadata that tells what ONNX has no room for, such as digits of a float."""
 

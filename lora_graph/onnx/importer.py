@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,18 +12,17 @@ import onnx
 
 from lora_graph.errors import LoadError
 from lora_graph.ir import dims
-from lora_graph.ir.dims import Dim, Shape
+from lora_graph.ir.dims import Dim
 from lora_graph.ir.graph import Graph, Note
-from lora_graph.ir.leaves import CONSTANT_LIMIT, Constant, Leaf, Parameter, Project, constant, input, parameter, project  # noqa: A004
+from lora_graph.ir.leaves import Leaf, Project, input, parameter, project  # noqa: A004
 from lora_graph.ir.op import OPS
 from lora_graph.ir.types import Array, TensorType, TupleType
 from lora_graph.ir.value import Value
-from lora_graph.onnx.attributes import read_attributes, read_notes
-from lora_graph.onnx.exporter import DIMENSION, PARAMETERS
+from lora_graph.onnx.attributes import DIMENSION, PARAMETERS
 from lora_graph.onnx.readers import READERS
-from lora_graph.onnx.source import DEFAULT_DOMAINS, ModelSource, Opened, describe, open_model
-from lora_graph.onnx.symbolic import Contents
+from lora_graph.onnx.source import ModelSource, Opened, describe, open_model
 from lora_graph.onnx.tensors import dtype_of, read_tensor
+from lora_graph.onnx.view import Known, NodeReader, check_attributes, check_node
 
 
 @dataclass(frozen=True)
@@ -52,27 +50,25 @@ class _Importer:
         self._graph = opened.model.graph
         self._metadata = {prop.key: prop.value for prop in opened.model.metadata_props}
         self._trainable = self._read_trainable()
-        self._arrays: dict[str, Array] = {}
-        self._values: dict[str, Value] = {}
-        self._contents = Contents()
+        self._known = Known(opened)
         self._notes: dict[Value, Note] = {}
         self._used = {name for node in self._graph.node for name in node.input} | {o.name for o in self._graph.output}
 
     def run(self) -> Imported:
         overridable = {item.name: item for item in self._graph.input}
         for tensor in self._graph.initializer:
-            self._arrays[tensor.name] = read_tensor(tensor, self._opened.folder, self._opened.label)
-            self._values[tensor.name] = self._initializer(tensor.name, overridable.get(tensor.name))
+            self._known.arrays[tensor.name] = read_tensor(tensor, self._opened.folder, self._opened.label)
+            self._known.values[tensor.name] = self._initializer(tensor.name, overridable.get(tensor.name))
         inputs = []
         for item in self._graph.input:
-            if item.name not in self._arrays:
+            if item.name not in self._known.arrays:
                 inputs.append(self._input(item))
-                self._values[item.name] = inputs[-1]
+                self._known.values[item.name] = inputs[-1]
         for number, node in enumerate(self._graph.node):
             self._read_node(node, describe(node, number))
         outputs = {item.name: self._output(item) for item in self._graph.output}
         graph = Graph(tuple(inputs), outputs, self._notes, self._graph.name or "graph")
-        state = {name: self._owned(self._arrays[name]) for name in graph.parameters}
+        state = {name: self._owned(self._known.arrays[name]) for name in graph.parameters}
         metadata = {key: text for key, text in self._metadata.items() if key != PARAMETERS}
         return Imported(graph, state, metadata)
 
@@ -96,17 +92,11 @@ class _Importer:
     # leaves
 
     def _initializer(self, name: str, listed: onnx.ValueInfoProto | None) -> Value:
-        array = self._arrays[name]
+        array = self._known.arrays[name]
         if self._trainable is not None and name in self._trainable:
             shape: Sequence[Any] = array.shape if listed is None else self._type(listed).shape
             return parameter(name, array.dtype, shape, self._trainable[name])
-        return self._leaf(name, array, trainable=not self._is_own and array.dtype.kind == "f" and array.ndim > 0)
-
-    def _leaf(self, name: str, array: Array, trainable: bool) -> Value:
-        if array.nbytes <= CONSTANT_LIMIT and not trainable:
-            return constant(array)
-        self._arrays[name] = array
-        return parameter(name, array.dtype, array.shape, trainable)
+        return self._known.leaf(name, array, trainable=not self._is_own and array.dtype.kind == "f" and array.ndim > 0)
 
     def _owned(self, array: Array) -> Array:
         """An array that the caller may write to: its own copy, unless it is mapped copy-on-write already."""
@@ -118,7 +108,7 @@ class _Importer:
 
     def _output(self, item: onnx.ValueInfoProto) -> Value:
         """The Value of an output; LoadError if its declared type says something else."""
-        value = self._values[item.name]
+        value = self._known.values[item.name]
         if not item.type.HasField("tensor_type"):
             return value
         found = value.type
@@ -159,21 +149,21 @@ class _Importer:
 
     def _read_node(self, node: onnx.NodeProto, what: str) -> None:
         try:
-            _check_node(node, self._opened.opset)
-            view = _View(self, node)
+            check_node(node, self._opened.opset)
+            view = NodeReader(self._known, node)
             read = _reader(node.op_type)(view)
-            _check_attributes(node, view.attributes, self._opened.opset)
+            check_attributes(node, view.attributes, self._opened.opset)
             results = self._results(read, view)
         except _FAILURES as error:
             raise self._fail(f"{what}: {error}") from error
         except onnx.checker.ValidationError as error:
             raise self._fail(f"{what}: {str(error).splitlines()[0]}") from error
         for name, value in zip(node.output, results, strict=False):
-            self._values[name] = value
+            self._known.values[name] = value
             if value.operands:
                 self._notes.setdefault(value, Note(name=name, scope=_scope(node)))
 
-    def _results(self, read: Value | tuple[Value, ...], view: _View) -> tuple[Value, ...]:
+    def _results(self, read: Value | tuple[Value, ...], view: NodeReader) -> tuple[Value, ...]:
         names = view.node.output
         if isinstance(read, tuple):
             return read
@@ -183,7 +173,7 @@ class _Importer:
         if extra:
             raise ValueError(f"its result {extra[0]!r} is not supported")
         is_size = not self._is_own or any(prop.key == DIMENSION for prop in view.node.metadata_props)
-        return (self._contents.simplified(read) if is_size else read,)
+        return (self._known.contents.simplified(read) if is_size else read,)
 
     def _fail(self, message: str) -> LoadError:
         return LoadError(f"{self._opened.label}: {message}")
@@ -192,115 +182,12 @@ class _Importer:
 _FAILURES = (ValueError, TypeError, LookupError, ArithmeticError, AssertionError, NotImplementedError, RecursionError)
 
 
-class _Attributes(dict[str, Any]):
-    """Attributes that remember which of them were asked for."""
-
-    def __init__(self, attributes: Mapping[str, Any]) -> None:
-        super().__init__(attributes)
-        self.read: set[str] = set()
-
-    def __getitem__(self, name: str) -> Any:
-        self.read.add(name)
-        return super().__getitem__(name)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        self.read.add(name)
-        return super().get(name, default)
-
-
-class _View:
-    """One node as ops see it while they are read (the NodeView of ``ir/op.py``)."""
-
-    def __init__(self, importer: _Importer, node: onnx.NodeProto) -> None:
-        self.node = node
-        self.opset = importer._opened.opset
-        self.attributes = _Attributes(read_attributes(node))
-        self._noted = read_notes(node)
-        self.operands = [importer._values[name] if name else None for name in node.input]
-        self.results = len(node.output)
-        self._importer = importer
-
-    def static(self, index: int) -> Array | None:
-        operand = self.operands[index] if index < len(self.operands) else None
-        if operand is None:
-            return None
-        if isinstance(operand.op, Constant):
-            return operand.op.value
-        if isinstance(operand.op, Parameter):
-            return self._importer._arrays[operand.op.label]
-        shape = self.static_shape(index)
-        if shape is None or not all(isinstance(size, int) for size in shape):
-            return None
-        return np.asarray(shape[0] if operand.rank == 0 else shape, operand.dtype)
-
-    def static_shape(self, index: int) -> Shape | None:
-        operand = self.operands[index] if index < len(self.operands) else None
-        if operand is None:
-            return None
-        if isinstance(operand.op, Parameter) and operand.rank == 1 and operand.dtype == np.int64:
-            return tuple(map(int, self._importer._arrays[operand.op.label]))
-        return self._importer._contents.dimensions(operand)
-
-    def dtype(self, attribute: str) -> np.dtype[Any]:
-        return dtype_of(self.attributes[attribute])
-
-    def noted(self, name: str) -> Any:
-        return self._noted.get(name)
-
-    def tensor(self, attribute: str) -> Array:
-        opened = self._importer._opened
-        return read_tensor(self.attributes[attribute], opened.folder, opened.label)
-
-    def leaf(self, array: Array) -> Value:
-        return self._importer._leaf(self.node.output[0], array, trainable=False)
-
-
 def _reader(op_type: str) -> Any:
     if op_type in READERS:
         return READERS[op_type]
     if op_type not in OPS or issubclass(OPS[op_type], Leaf | Project):
         raise ValueError("this op is not supported")
     return OPS[op_type].read
-
-
-def _check_node(node: onnx.NodeProto, opset: int) -> None:
-    """Raise unless the op exists at ``opset`` and the node has the operands and attributes that ONNX says it takes."""
-    schema = _schema(node.op_type, opset) if node.domain in DEFAULT_DOMAINS else None
-    if schema is None:
-        raise ValueError(f"this op is not supported at opset {opset}")
-    required = onnx.defs.OpSchema.FormalParameterOption.Single
-    for formal, name in zip(schema.inputs, node.input, strict=False):
-        if not name and formal.option == required:
-            raise ValueError(f"operand {formal.name!r} is missing")
-    onnx.checker.check_node(node, _context(opset))
-
-
-def _check_attributes(node: onnx.NodeProto, attributes: _Attributes, opset: int) -> None:
-    """Raise for an attribute that nobody looked at, unless it says what holds anyway."""
-    schema = _schema(node.op_type, opset)
-    assert schema is not None
-    for attribute in node.attribute:
-        default = schema.attributes[attribute.name].default_value
-        if attribute.name not in attributes.read and (
-            onnx.helper.get_attribute_value(default) != onnx.helper.get_attribute_value(attribute)
-        ):
-            raise ValueError(f"the attribute {attribute.name}={attributes[attribute.name]!r} is not supported")
-
-
-@cache
-def _schema(op_type: str, opset: int) -> Any:
-    try:
-        return onnx.defs.get_schema(op_type, opset)
-    except onnx.defs.SchemaError:
-        return None
-
-
-@cache
-def _context(opset: int) -> Any:
-    context = onnx.checker.C.CheckerContext()
-    context.ir_version = onnx.IR_VERSION
-    context.opset_imports = {"": opset}
-    return context
 
 
 def _scope(node: onnx.NodeProto) -> str:

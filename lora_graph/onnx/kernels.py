@@ -20,18 +20,20 @@ NO_KERNEL: dict[str, frozenset[str]] = {
     **dict.fromkeys(("Selu", "HardSigmoid", "HardSwish", "Mish", "Softsign"), frozenset({"float64"})),
     "Gemm": frozenset({"int32", "int64"}),
     "Relu": frozenset({"int64"}),
+    "ScatterElements add": frozenset({"float16"}),
+    "ScatterND add": frozenset({"float16"}),
     "Swish": FLOATS,
     "Where": frozenset({"bool"}),
 }
 """The dtypes that the CPU provider of ONNX Runtime 1.31 lacks a kernel for, although ONNX allows them.
 
 Measured at opsets 21 to 26 by making a session with one node for each op and each of float16, float32, float64, int8,
-uint8, int32, int64 and bool; LSTM and GRU make a float64 session and then fail when it runs. Swish, a function of
-opset 24, runs in a model of opset 24 and in no later one.
+uint8, int32, int64 and bool; LSTM and GRU (float64) and the scatter ops (float16, with the reduction ``add``) make a
+session and then fail when it runs. Swish, a function of opset 24, runs in a model of opset 24 and in no later one.
 """
 
 
-def why_not(op_type: str, operands: Sequence[TensorType | None], opset: int) -> str:
+def why_not(op_type: str, operands: Sequence[TensorType | None], opset: int, reduction: str = "") -> str:
     """Why a node cannot be written for operands of these types, or "" if it can. None is an operand of unknown type."""
     allowed = _operand_types(op_type, opset)
     if allowed is None:
@@ -42,7 +44,8 @@ def why_not(op_type: str, operands: Sequence[TensorType | None], opset: int) -> 
         if _spelling(operand.dtype) not in kinds:
             return f"ONNX has no {op_type} for {operand.dtype.name} at opset {opset}"
     computed = operands[1 if op_type == "Where" else 0] if operands else None
-    if computed is not None and computed.dtype.name in NO_KERNEL.get(op_type, ()):
+    lacking = NO_KERNEL.get(op_type) or NO_KERNEL.get(f"{op_type} {reduction}", frozenset())
+    if computed is not None and computed.dtype.name in lacking:
         return f"ONNX Runtime's CPU provider has no {op_type} for {computed.dtype.name}"
     return ""
 

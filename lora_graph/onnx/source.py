@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -30,7 +31,7 @@ class Opened:
     folder: Path | None
     label: str
 
-    @property
+    @cached_property
     def opset(self) -> int:
         return next(int(entry.version) for entry in self.model.opset_import if entry.domain in DEFAULT_DOMAINS)
 
