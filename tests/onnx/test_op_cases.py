@@ -16,7 +16,7 @@ from tests.op_cases import CASES, SIZES, Case
 from tests.reference import close
 
 OPSETS = [21, 26]
-TOLERANCE = {"float64": 1e-12, "float32": 2e-6}
+TOLERANCE = {"float64": 1e-12, "float32": 2e-6, "float16": 4e-3}
 
 NO_KERNEL = {"Where-7": "bool", "Relu-3": "int64"}
 """Rows for which ONNX has an op and ONNX Runtime no kernel, which the exporter has to say."""
@@ -96,6 +96,15 @@ def test_onnx_runtime_computes_the_formula(case: Case, floats: str) -> None:
     if floats == "float64" and not case.onnx64:
         pytest.skip("no float64 form")
     compare(case, floats, SIZES)
+
+
+@rows([case for case in COMPUTED if case.float16 and case.float_operands])
+def test_half_precision(case: Case) -> None:
+    if case.op.attributes().get("reduction") == "add":
+        with pytest.raises(ValueError, match=f"{case.op.name} for float16"):
+            lower(*program(case, "float16"))
+    else:
+        compare(case, "float16", SIZES)
 
 
 @rows(EMPTY)
