@@ -11,7 +11,7 @@ from lora_graph.ir.types import show
 from lora_graph.ir.value import Value, apply, topological
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.trace import Context
-from lora_graph.ops.elementwise import Add
+from lora_graph.ops.arithmetic import Add
 from lora_graph.ops.linalg import MatMul
 from lora_graph.ops.shape import Transpose
 

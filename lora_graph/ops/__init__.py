@@ -19,7 +19,7 @@ from lora_graph.ops.activation import (
     softplus,
     tanh,
 )
-from lora_graph.ops.elementwise import cast, clip, maximum, minimum, sign, where
+from lora_graph.ops.arithmetic import maximum, minimum
 from lora_graph.ops.functions import (
     abs,  # noqa: A004
     add,
@@ -58,7 +58,10 @@ from lora_graph.ops.linalg import matmul
 from lora_graph.ops.loss import SoftmaxCrossEntropyLoss
 from lora_graph.ops.normalization import layer_normalization
 from lora_graph.ops.reduce import argmax, log_softmax, softmax
-from lora_graph.ops.shape import concat, expand, pad, reshape, squeeze, swap_last, transpose, unsqueeze
+from lora_graph.ops.select import cast, clip, where
+from lora_graph.ops.shape import expand, reshape, squeeze, swap_last, transpose, unsqueeze
+from lora_graph.ops.slice import concat, pad
+from lora_graph.ops.unary import sign
 
 __all__ = [
     "ACTIVATIONS",

@@ -12,13 +12,13 @@ import numpy as np
 from lora_graph.ir.op import Lowering
 from lora_graph.ir.types import Array, TensorType
 from lora_graph.ir.value import Value, apply
-from lora_graph.ops.base import Elementwise
-from lora_graph.ops.elementwise import Cotangents, Max, Min, store, where
+from lora_graph.ops.arithmetic import Max, Min
+from lora_graph.ops.base import Cotangents, Elementwise, store
 from lora_graph.ops.fused import Fused
 from lora_graph.ops.reduce import log_softmax, softmax
+from lora_graph.ops.select import where
 
 
-@dataclass(frozen=True, eq=False)
 class Activation(Fused, Elementwise, abstract=True):
     """y = f(x) element by element for floats."""
 
@@ -28,7 +28,6 @@ class Activation(Fused, Elementwise, abstract=True):
         return self.unify(operands)
 
 
-@dataclass(frozen=True, eq=False)
 class Relu(Elementwise):
     """y = max(x, 0), with derivative 0 at 0."""
 
@@ -42,7 +41,6 @@ class Relu(Elementwise):
         return (cotangent * (result > 0).astype(result.dtype),)
 
 
-@dataclass(frozen=True, eq=False)
 class Sigmoid(Elementwise):
     """y = 1 / (1 + e⁻ˣ)."""
 
@@ -62,7 +60,6 @@ class Sigmoid(Elementwise):
         return (cotangent * (result * (1.0 - result)),)
 
 
-@dataclass(frozen=True, eq=False)
 class Tanh(Elementwise):
     """y = tanh x."""
 
@@ -73,7 +70,6 @@ class Tanh(Elementwise):
         return (cotangent * (1.0 - result * result),)
 
 
-@dataclass(frozen=True, eq=False)
 class Erf(Elementwise):
     """y = 2/√π ∫₀ˣ e^(-t²) dt."""
 
@@ -124,7 +120,6 @@ class Elu(Activation):
         return (where(x > 0, cotangent, cotangent * (result + self.alpha)),)
 
 
-@dataclass(frozen=True, eq=False)
 class Softplus(Activation):
     """y = ln(1 + eˣ), computed as max(x, 0) + ln(1 + e^-|x|)."""
 

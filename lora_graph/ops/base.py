@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +12,6 @@ from lora_graph.ir.types import TensorType, broadcast
 from lora_graph.ir.value import Value
 
 
-@dataclass(frozen=True, eq=False)
 class Elementwise(Op, abstract=True):
     """y = f(a, b, …) element by element, operands broadcast to one shape and of one dtype."""
 
@@ -54,7 +52,6 @@ class Elementwise(Op, abstract=True):
         return np.asarray(type(self).ufunc(*operands, out=out))
 
 
-@dataclass(frozen=True, eq=False)
 class Comparison(Elementwise, abstract=True):
     """An element-wise op with a bool result and no derivative."""
 
@@ -74,3 +71,14 @@ def unbroadcast(cotangent: Value, shape: Shape) -> Value:
         cotangent = cotangent.sum(axis=tuple(range(extra)))
     stretched = tuple(i for i, d in enumerate(shape) if d == 1 and cotangent.shape[i] != 1)
     return cotangent.sum(axis=stretched, keepdims=True) if stretched else cotangent
+
+
+Cotangents = tuple[Value | None, ...]
+
+
+def store(result: Array, out: Array | None) -> Array:
+    """``result`` as an array, copied to ``out`` if that is given."""
+    if out is None:
+        return np.asarray(result)
+    np.copyto(out, result)
+    return out

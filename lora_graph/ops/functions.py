@@ -7,8 +7,10 @@ from typing import Any
 
 from lora_graph.ir.op import Op
 from lora_graph.ir.value import apply
-from lora_graph.ops import elementwise as e
+from lora_graph.ops import arithmetic as a
+from lora_graph.ops import logic as q
 from lora_graph.ops import reduce as r
+from lora_graph.ops import unary as u
 
 
 def _unary(op: type[Op]) -> Callable[[Any], Any]:
@@ -38,12 +40,12 @@ def _reduction(op: type[r.Reduction]) -> Callable[..., Any]:
     return function
 
 
-abs, neg, exp, log, sqrt = map(_unary, (e.Abs, e.Neg, e.Exp, e.Log, e.Sqrt))  # noqa: A001
-reciprocal, sin, cos, floor, ceil = map(_unary, (e.Reciprocal, e.Sin, e.Cos, e.Floor, e.Ceil))
-is_nan, logical_not = map(_unary, (e.IsNaN, e.Not))
-add, sub, mul, div, pow, mod = map(_binary, (e.Add, e.Sub, e.Mul, e.Div, e.Pow, e.Mod))  # noqa: A001
-equal, greater, less = map(_binary, (e.Equal, e.Greater, e.Less))
-greater_or_equal, less_or_equal = map(_binary, (e.GreaterOrEqual, e.LessOrEqual))
-logical_and, logical_or, logical_xor = map(_binary, (e.And, e.Or, e.Xor))
+abs, neg, exp, log, sqrt = map(_unary, (u.Abs, u.Neg, u.Exp, u.Log, u.Sqrt))  # noqa: A001
+reciprocal, sin, cos, floor, ceil = map(_unary, (u.Reciprocal, u.Sin, u.Cos, u.Floor, u.Ceil))
+is_nan, logical_not = map(_unary, (q.IsNaN, q.Not))
+add, sub, mul, div, pow, mod = map(_binary, (a.Add, a.Sub, a.Mul, a.Div, a.Pow, a.Mod))  # noqa: A001
+equal, greater, less = map(_binary, (q.Equal, q.Greater, q.Less))
+greater_or_equal, less_or_equal = map(_binary, (q.GreaterOrEqual, q.LessOrEqual))
+logical_and, logical_or, logical_xor = map(_binary, (q.And, q.Or, q.Xor))
 reduce_sum, reduce_mean = map(_reduction, (r.ReduceSum, r.ReduceMean))
 reduce_max, reduce_min, reduce_prod = map(_reduction, (r.ReduceMax, r.ReduceMin, r.ReduceProd))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +13,6 @@ from lora_graph.ir.types import TensorType, Type
 from lora_graph.ir.value import Value, apply, topological
 
 
-@dataclass(frozen=True, eq=False)
 class Fused(Op, abstract=True):
     """A name for the subgraph that ``decompose`` builds.
 

@@ -12,7 +12,7 @@ from lora_graph.ir.leaves import constant
 from lora_graph.ir.op import NodeView, Op
 from lora_graph.ir.types import Array, TensorType, meet, normalize_axis
 from lora_graph.ir.value import Value, apply
-from lora_graph.ops.elementwise import Cotangents
+from lora_graph.ops.base import Cotangents
 from lora_graph.ops.shape import expand
 
 
@@ -139,7 +139,6 @@ class ScatterND(Op):
         return apply(ScatterND(), cotangent, indices, hole), None, of_updates
 
 
-@dataclass(frozen=True, eq=False)
 class GatherND(Op):
     """y[i] = data[indices[i]], where the last axis of ``indices`` is a multi-index."""
 

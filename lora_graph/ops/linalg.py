@@ -15,13 +15,11 @@ from lora_graph.ir.leaves import constant
 from lora_graph.ir.op import NodeView, Op
 from lora_graph.ir.types import TensorType, broadcast, meet
 from lora_graph.ir.value import Value, apply
-from lora_graph.ops.base import unbroadcast
-from lora_graph.ops.elementwise import Cotangents, store
+from lora_graph.ops.base import Cotangents, store, unbroadcast
 from lora_graph.ops.fused import Fused
 from lora_graph.ops.shape import Varying, expand, squeeze, swap_last, unsqueeze
 
 
-@dataclass(frozen=True, eq=False)
 class MatMul(Op):
     """y = a b, as ``numpy.matmul``: stacks of matrices broadcast, vectors get an axis for the product."""
 

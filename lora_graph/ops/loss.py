@@ -9,7 +9,7 @@ from lora_graph.ir.dims import product
 from lora_graph.ir.leaves import constant, size_of
 from lora_graph.ir.types import TensorType, meet
 from lora_graph.ir.value import Value, apply
-from lora_graph.ops.elementwise import Cotangents
+from lora_graph.ops.base import Cotangents
 from lora_graph.ops.fused import Fused
 from lora_graph.ops.gather import GatherElements, ScatterElements, check_indices
 from lora_graph.ops.reduce import log_softmax, softmax

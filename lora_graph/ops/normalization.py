@@ -12,8 +12,7 @@ from lora_graph.ir.leaves import size_of
 from lora_graph.ir.op import Lowering, NodeView
 from lora_graph.ir.types import TensorType, normalize_axis
 from lora_graph.ir.value import Value, apply
-from lora_graph.ops.base import unbroadcast
-from lora_graph.ops.elementwise import Cotangents, store
+from lora_graph.ops.base import Cotangents, store, unbroadcast
 from lora_graph.ops.fused import Fused
 
 

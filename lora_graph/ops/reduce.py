@@ -14,7 +14,8 @@ from lora_graph.ir.leaves import size_of
 from lora_graph.ir.op import Lowering, NodeView, Op
 from lora_graph.ir.types import Array, TensorType, normalize_axis
 from lora_graph.ir.value import Value, apply
-from lora_graph.ops.elementwise import Cotangents, store, where
+from lora_graph.ops.base import Cotangents, store
+from lora_graph.ops.select import where
 from lora_graph.ops.shape import Varying, axes_of, expand, unsqueeze
 
 
@@ -90,7 +91,6 @@ class Reduction(Op, abstract=True):
         return apply(cls(axes, keepdims), x)
 
 
-@dataclass(frozen=True, eq=False)
 class ReduceSum(Reduction):
     """y = Σ x."""
 
@@ -111,7 +111,6 @@ class ReduceSum(Reduction):
         return (expand(self.restore(cotangent, x), x.shape),)
 
 
-@dataclass(frozen=True, eq=False)
 class ReduceMean(Reduction):
     """y = Σ x / n; NaN where n = 0."""
 
@@ -127,7 +126,6 @@ class ReduceMean(Reduction):
         return (expand(self.restore(scaled, x), x.shape),)
 
 
-@dataclass(frozen=True, eq=False)
 class ReduceMax(Reduction):
     """y = max x; equal maxima share the cotangent. The maximum of nothing is the lowest number of the dtype."""
 
@@ -139,7 +137,6 @@ class ReduceMax(Reduction):
         return (share_extremum(self, cotangent, result, operands[0]),)
 
 
-@dataclass(frozen=True, eq=False)
 class ReduceMin(Reduction):
     """y = min x; equal minima share the cotangent. The minimum of nothing is the highest number of the dtype."""
 
@@ -151,7 +148,6 @@ class ReduceMin(Reduction):
         return (share_extremum(self, cotangent, result, operands[0]),)
 
 
-@dataclass(frozen=True, eq=False)
 class ReduceProd(Reduction):
     """y = Π x. The derivative is exact with zeros among x, too; the second derivative only without."""
 

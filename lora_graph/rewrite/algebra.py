@@ -11,8 +11,10 @@ import numpy as np
 from lora_graph.ir.leaves import Constant, constant
 from lora_graph.ir.types import broadcast
 from lora_graph.ir.value import Value
-from lora_graph.ops.elementwise import Add, Cast, Div, Mul, Neg
+from lora_graph.ops.arithmetic import Add, Div, Mul
+from lora_graph.ops.select import Cast
 from lora_graph.ops.shape import Expand
+from lora_graph.ops.unary import Neg
 from lora_graph.rewrite.pattern import any_op
 from lora_graph.rewrite.rule import Facts, Outcome, Refusal, rule
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
+from typing import Any
 
 from lora_graph.ir.leaves import Constant
 from lora_graph.ir.types import broadcast
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops.activation import Elu, Gelu, LeakyRelu, Softplus, Swish
-from lora_graph.ops.elementwise import Add
+from lora_graph.ops.arithmetic import Add
 from lora_graph.ops.fused import Fused
 from lora_graph.ops.linalg import Gemm, MatMul
 from lora_graph.ops.normalization import LayerNormalization
@@ -18,15 +20,26 @@ from lora_graph.rewrite.rule import Facts, Outcome, Rule, rule
 
 
 def fusion(op: Fused) -> Rule:
-    """The rule whose pattern is the decomposition of ``op``."""
+    """The rule whose pattern is the decomposition of ``op``; an attribute that is a Hole is read from a scalar."""
+    written = {name: attribute for name, attribute in op.attributes().items() if not isinstance(attribute, Hole)}
+    holes = [name for name in op.attributes() if name not in written]
     names = [f"x{i}" for i in range(len(inspect.signature(op.decompose).parameters))]
     pattern = op.decompose(*map(Hole, names))
     assert isinstance(pattern, Node)
 
-    def rewrite(facts: Facts, **holes: Value) -> Outcome:
-        return apply(op, *(holes[name] for name in names))
+    def rewrite(facts: Facts, **found: Value) -> Outcome:
+        numbers = {name: _number(found[name]) for name in holes}
+        if None in numbers.values():
+            return None
+        return apply(type(op)(**written, **numbers), *(found[name] for name in names))
 
-    return Rule(f"fuse {op.name}", pattern, rewrite)
+    return Rule(" ".join(["fuse", op.name, *map(str, written.values()), *holes]), pattern, rewrite)
+
+
+def _number(value: Value) -> float | None:
+    """What a scalar constant is, if that is a finite number."""
+    number = float(value.op.value) if isinstance(value.op, Constant) and not value.shape else math.nan
+    return number if math.isfinite(number) else None
 
 
 def _layer_normalization(x: Pattern, scale: Pattern, epsilon: Pattern) -> Pattern:
@@ -37,9 +50,10 @@ def _layer_normalization(x: Pattern, scale: Pattern, epsilon: Pattern) -> Patter
 @rule(_layer_normalization)
 def fuse_layer_normalization(facts: Facts, x: Value, scale: Value, epsilon: Value) -> Outcome:
     """(x - μ) / √(σ² + ε) · scale → LayerNormalization"""
-    if not isinstance(epsilon.op, Constant) or epsilon.shape or scale.shape != x.shape[-1:]:
+    number = _number(epsilon)
+    if number is None or scale.shape != x.shape[-1:]:
         return None
-    return apply(LayerNormalization(-1, float(epsilon.op.value)), x, scale)
+    return apply(LayerNormalization(-1, number), x, scale)
 
 
 @rule(lambda x, scale, bias: any_op(Add, any_op(LayerNormalization, x, scale, name="norm"), bias))
@@ -69,8 +83,9 @@ def add_bias_first(facts: Facts, a: Value, b: Value, q: Value, bias: Value, prod
     return (product + bias) + q
 
 
+_ALPHA: Any = Hole("alpha")
 FUSED = [
-    *map(fusion, (Gelu(), Gelu("tanh"), Swish(), Softplus(), Elu(), LeakyRelu())),
+    *map(fusion, (Gelu(), Gelu("tanh"), Softplus(), Swish(), Swish(_ALPHA), Elu(), Elu(_ALPHA), LeakyRelu(_ALPHA))),
     fuse_layer_normalization,
     fuse_normalization_bias,
 ]

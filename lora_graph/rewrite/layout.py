@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from lora_graph.ir.value import Value
-from lora_graph.ops.elementwise import Mul
+from lora_graph.ops.arithmetic import Mul
 from lora_graph.ops.linalg import MatMul
-from lora_graph.ops.shape import Concat, Expand, Pad, Reshape, Slice, Squeeze, Transpose, Unsqueeze, expand
+from lora_graph.ops.shape import Expand, Reshape, Squeeze, Transpose, Unsqueeze, expand
+from lora_graph.ops.slice import Concat, Pad, Slice
 from lora_graph.rewrite.pattern import any_op
 from lora_graph.rewrite.rule import Facts, Outcome, rule
 
@@ -85,6 +86,12 @@ def pad_with_nothing(facts: Facts, x: Value, outer: Value) -> Outcome:
     return x if all(p == 0 for p in outer.op.pads) else None  # type: ignore[attr-defined]
 
 
+@rule(lambda x, v: any_op(Pad, x, v, name="outer"))
+def pad_with_value_nothing(facts: Facts, x: Value, v: Value, outer: Value) -> Outcome:
+    """A pad of width 0 with a value of its own → x"""
+    return x if all(p == 0 for p in outer.op.pads) else None  # type: ignore[attr-defined]
+
+
 @rule(lambda x: any_op(Concat, x))
 def concat_of_one(facts: Facts, x: Value) -> Outcome:
     """A concatenation of one → x"""
@@ -104,5 +111,6 @@ LAYOUT = [
     expand_twice,
     slice_of_everything,
     pad_with_nothing,
+    pad_with_value_nothing,
     concat_of_one,
 ]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from lora_graph.ir.dims import Shape
 from lora_graph.ir.value import Value, apply, topological
-from lora_graph.ops.elementwise import Add, Sub
+from lora_graph.ops.arithmetic import Add, Sub
 from lora_graph.ops.linalg import EyeLike, Gemm, MatMul, eye
 from lora_graph.rewrite.pattern import any_op
 from lora_graph.rewrite.rule import Facts, Outcome, Refusal, rule

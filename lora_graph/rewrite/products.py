@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lora_graph.ir.value import Value
-from lora_graph.ops.elementwise import Mul
+from lora_graph.ops.arithmetic import Mul
 from lora_graph.ops.linalg import MatMul
 from lora_graph.rewrite import cost
 from lora_graph.rewrite.pattern import any_op

@@ -15,12 +15,14 @@ from operator import add
 import numpy as np
 
 from lora_graph.autodiff import gradients
+from lora_graph.ir.dims import evaluate
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.leaves import Input, Parameter
 from lora_graph.ir.types import Array, TensorType, tensor
 from lora_graph.ir.value import Value, apply
 from lora_graph.layers.trace import Trace
-from lora_graph.ops.elementwise import clip, maximum, where
+from lora_graph.ops.arithmetic import maximum
+from lora_graph.ops.select import clip, where
 from lora_graph.train.loss import Loss, loss_of
 from lora_graph.train.optimizer import Optimizer
 
@@ -58,7 +60,9 @@ class StepGraphs:
 
     def zeros(self) -> dict[str, Array]:
         """The optimizer's state before the first step."""
-        return {name: np.zeros(kind.bind({}).shape, kind.dtype) for name, kind in self.initial.items()}
+        return {
+            name: np.zeros([evaluate(d, {}) for d in kind.shape], kind.dtype) for name, kind in self.initial.items()
+        }
 
 
 def step_graphs(
