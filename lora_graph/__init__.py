@@ -14,7 +14,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lora_graph import ops, train
+from lora_graph import ops
 from lora_graph.adapters import (
     Adapter,
     DyLoRAAdapter,
@@ -26,33 +26,42 @@ from lora_graph.adapters import (
 from lora_graph.errors import LoadError, MergeError, TrainingError
 from lora_graph.ir import Graph, TensorType, Value, dim, parse, tensor
 from lora_graph.layers import Context, DenseLayer, FullyConnectedLayer, Layer, Sequential, compile, optimize  # noqa: A004
-from lora_graph.train import (
-    SGD,
-    Adam,
-    AdamW,
-    CosineSchedule,
-    History,
-    LinearSchedule,
-    StepSchedule,
-    fit,
-)
 from lora_graph.version import __version__
 
 if TYPE_CHECKING:
+    from lora_graph import train
     from lora_graph.onnx import Session, export_onnx, load_onnx
+    from lora_graph.train import (
+        SGD,
+        Adam,
+        AdamW,
+        CosineSchedule,
+        History,
+        LinearSchedule,
+        StepSchedule,
+        fit,
+    )
 
-_LATER = {"Session": "lora_graph.onnx", "export_onnx": "lora_graph.onnx", "load_onnx": "lora_graph.onnx"}
+_TRAINING = ("SGD", "Adam", "AdamW", "CosineSchedule", "History", "LinearSchedule", "StepSchedule", "fit")
+_LATER = {
+    "Session": "lora_graph.onnx",
+    "export_onnx": "lora_graph.onnx",
+    "load_onnx": "lora_graph.onnx",
+    **dict.fromkeys(_TRAINING, "lora_graph.train"),
+}
 """Names whose modules are imported when they are first used."""
 
 
 def __getattr__(name: str) -> Any:
+    if name == "train":
+        return import_module("lora_graph.train")
     if name in _LATER:
         return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module 'lora_graph' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    return sorted({*globals(), *_LATER, "train"})
 
 
 __all__ = [

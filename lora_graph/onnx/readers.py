@@ -15,7 +15,8 @@ from lora_graph.ir.op import NodeView
 from lora_graph.ir.types import Array
 from lora_graph.ir.value import Value
 from lora_graph.onnx.symbolic import vector
-from lora_graph.ops.shape import expand, slice_axis
+from lora_graph.ops.shape import expand
+from lora_graph.ops.slice import slice_axis
 
 
 class View(NodeView, Protocol):

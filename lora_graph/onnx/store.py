@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -76,7 +75,7 @@ def _save_whole(model: onnx.ModelProto, path: Path) -> None:
 
 def _save_apart(model: ir.Model, path: Path) -> None:
     weights = {name: value.const_value for name, value in model.graph.initializers.items()}
-    data = path.with_name(f"{path.name}.{secrets.token_hex(4)}.data")
+    data = path.with_name(f"{path.name}.{os.urandom(4).hex()}.data")
     large = {name: tensor for name, tensor in weights.items() if tensor.nbytes > SMALL}
     try:
         with atomic_write(data) as file:

@@ -12,7 +12,8 @@ from lora_graph.ir.dims import Dim, Shape
 from lora_graph.ir.leaves import Constant, Dimension, constant, size_of
 from lora_graph.ir.types import Array
 from lora_graph.ir.value import Value, topological
-from lora_graph.ops.shape import concat, unsqueeze
+from lora_graph.ops.shape import unsqueeze
+from lora_graph.ops.slice import concat
 
 MAX_ELEMENTS = 256
 """Shapes are short: what is longer is data."""
