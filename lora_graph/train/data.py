@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 
 from lora_graph.errors import LoadError
 from lora_graph.ir.types import Array
@@ -62,7 +61,8 @@ class Batches:
             yield np.asarray(item[0]), np.asarray(item[1])
 
     def __len__(self) -> int:
-        return len(self.batches) if hasattr(self.batches, "__len__") else 0
+        """Batches in an epoch, 0 where that is not known."""
+        return len(self.batches) if isinstance(self.batches, Sized) else 0
 
 
 Data = Arrays | Batches
@@ -85,16 +85,12 @@ def data_of(data: Any, batch_size: int, epochs: int, shuffle: bool = True) -> Da
 def read_npz(path: str | Path) -> tuple[Array, Array]:
     """The inputs and targets in an .npz file; nothing in it is ever unpickled."""
     try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, NpzFile):
-            raise LoadError(f"{path}: holds one array, not 'inputs' and 'targets'")
-        with file:
-            for names in NAMES:
-                if all(name in file for name in names):
-                    return file[names[0]], file[names[1]]
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for names in NAMES for name in names if name in file}
             listed = ", ".join(file.files) or "nothing"
-    except LoadError:
-        raise
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         raise LoadError(f"{path}: cannot be read as an .npz file: {error}") from error
-    raise LoadError(f"{path}: must hold 'inputs' and 'targets' (or 'x' and 'y'); it holds {listed}")
+    for inputs, targets in NAMES:
+        if isinstance(arrays.get(inputs), np.ndarray) and isinstance(arrays.get(targets), np.ndarray):
+            return arrays[inputs], arrays[targets]
+    raise LoadError(f"{path}: must hold the arrays 'inputs' and 'targets' (or 'x' and 'y'); it holds {listed}")

@@ -11,7 +11,8 @@ from types import FrameType
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """An interrupt (SIGINT) that arrives in the block takes effect at its end. Only the main thread is ever interrupted."""
+    """An interrupt (SIGINT) that arrives in the block takes effect at its end."""
+    # only the main thread is ever interrupted
     usual = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(usual):
         yield

@@ -73,8 +73,10 @@ def fit(
     checks.integer("seed", seed, 0)
     checks.integer("accumulate", accumulate, 1)
     chosen = ENGINES[0] if checks.choice("engine", engine, ("auto", *ENGINES)) == "auto" else engine
-    source = data_of(data, batch_size, epochs, shuffle)
-    if resume and checkpoint is None:
+    if progress is not None:
+        checks.flag("progress", progress)
+    source = data_of(data, batch_size, epochs, checks.flag("shuffle", shuffle))
+    if checks.flag("resume", resume) and checkpoint is None:
         raise ValueError("resume=True needs checkpoint=path")
     training = TrainingStep(
         model, loss, optimizer, clip_norm=clip_norm, clip_value=clip_value, accumulated=accumulate > 1

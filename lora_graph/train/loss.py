@@ -17,7 +17,7 @@ Loss = str | Callable[[Value, Value], Value]
 
 def mse(prediction: Value, target: Value) -> Value:
     """mean (prediction - target)²"""
-    error = prediction - _like("mse", prediction, target)
+    error: Value = prediction - _like("mse", prediction, target)
     return (error * error).mean()
 
 
@@ -28,7 +28,8 @@ def cross_entropy(logits: Value, target: Value) -> Value:
     one-hot, say).
     """
     if target.shape == logits.shape:
-        return -(target.astype(logits.dtype) * log_softmax(logits)).sum(axis=-1).mean()
+        log_probability: Value = target.astype(logits.dtype) * log_softmax(logits)
+        return -log_probability.sum(axis=-1).mean()
     if target.shape != logits.shape[:-1] or target.type.is_float:
         raise ValueError(
             f"cross_entropy: targets for logits {logits.type} must be ints {show(logits.shape[:-1])} or distributions "
@@ -40,7 +41,8 @@ def cross_entropy(logits: Value, target: Value) -> Value:
 
 def binary_cross_entropy(logits: Value, target: Value) -> Value:
     """mean of -t ln σ(z) - (1 - t) ln(1 - σ(z)) = softplus(z) - t z for logits z and targets t in [0, 1]."""
-    return (softplus(logits) - _like("binary_cross_entropy", logits, target) * logits).mean()
+    each: Value = softplus(logits) - _like("binary_cross_entropy", logits, target) * logits
+    return each.mean()
 
 
 LOSSES: dict[str, Callable[[Value, Value], Value]] = {

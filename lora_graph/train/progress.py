@@ -20,7 +20,9 @@ class Bar:
             TextColumn("loss {task.fields[loss]}"),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        console = Console(stderr=True)
+        # a terminal is left as it was, a log keeps the last state
+        self._progress = Progress(*columns, console=console, transient=console.is_terminal)
         self._task = self._progress.add_task("train", total=steps, completed=done, epoch=1, epochs=epochs, loss="-")
 
     def advance(self, epoch: int, loss: float) -> None:

@@ -19,7 +19,7 @@ PROBES = 16
 
 
 def settings_of(training: TrainingStep, **chosen: Any) -> dict[str, Any]:
-    """The settings of a run by name, as plain data: ``chosen``, those of ``training``, and fingerprints of its model."""
+    """The settings of a run by name, as plain data: ``chosen``, those of the step, and fingerprints of the model."""
     traced = trace(training.model)
     varying = {*training.model.trainable_parameters(), *traced.updates}
     frozen = {name: array for name, array in training.base.items() if name not in varying}
