@@ -212,7 +212,7 @@ def test_a_gradient_that_is_not_finite_commits_nothing() -> None:
     model = Linear(np.zeros((1, 1)))
     before = copied(model)
     training = TrainingStep(model, lambda p, t: (p - t).abs().sqrt().sum(), lg.SGD(0.1))
-    with pytest.raises(TrainingError, match="step 1: the gradient norm is (inf|nan); the parameters are those after"):
+    with pytest.raises(TrainingError, match=r"step 1: the gradient norm is (inf|nan); the parameters are those after"):
         training.run([[1.0]], [[0.0]])
     training.sync()
     assert same_bits(model.state, before)
