@@ -221,7 +221,7 @@ def test_wrong_builds_are_told() -> None:
     with pytest.raises(ValueError, match=r"Wrong is to give \[3\] but builds \[batch, 1\]"):
         layer.forward(np.ones((2, 3)))
     layer.result = 3.0
-    with pytest.raises(TypeError, match="Wrong.build must return a Value"):
+    with pytest.raises(TypeError, match=r"Wrong\.build must return a Value"):
         layer.forward(np.ones((2, 3)))
     with pytest.raises(NotImplementedError, match="must implement build"):
         lg.Layer(input_shape=(3,), output_shape=(3,)).forward(np.ones((2, 3)))

@@ -163,7 +163,7 @@ def test_two_states_under_one_name() -> None:
     layer = Gain(2)
     layer._slots["child.gain"] = layer.slot("gain")
     layer.add_child("child", Gain(2))
-    with pytest.raises(ValueError, match="two parameters of Gain are called 'child.gain'"):
+    with pytest.raises(ValueError, match=r"two parameters of Gain are called 'child\.gain'"):
         layer.get_parameters()
 
 

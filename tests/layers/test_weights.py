@@ -161,7 +161,7 @@ def test_the_good_file_that_the_broken_ones_are_made_of(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(lg.LoadError, match="none.safetensors: cannot be read: No such file"):
+    with pytest.raises(lg.LoadError, match=r"none\.safetensors: cannot be read: No such file"):
         layer().load_weights(tmp_path / "none.safetensors")
     with pytest.raises(lg.LoadError, match="cannot be read"):
         layer().load_weights(tmp_path)
