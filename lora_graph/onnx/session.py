@@ -16,6 +16,8 @@ import onnxruntime
 from lora_graph.errors import LoadError
 from lora_graph.ir import dims
 from lora_graph.ir.types import Array, TensorType
+from lora_graph.layers.layer import Layer
+from lora_graph.onnx.export import export_onnx
 from lora_graph.onnx.source import ModelSource
 from lora_graph.onnx.store import save_model, weight_bytes
 
@@ -35,7 +37,7 @@ INLINE_LIMIT = 2**31 - 2**24
 
 
 class Session:
-    """An ONNX model ready to run.
+    """An ONNX model, or a layer exported in parallel form, ready to run.
 
     ``provider`` is one name or several in order of preference; the CPU takes the ops that none of them has.
     ``threads`` bounds the threads of one op. Raises ValueError for a provider that is not available, LoadError for a
@@ -43,7 +45,7 @@ class Session:
     """
 
     def __init__(
-        self, model: ModelSource, provider: str | Sequence[str] = "cpu", *, threads: int | None = None
+        self, model: ModelSource | Layer, provider: str | Sequence[str] = "cpu", *, threads: int | None = None
     ) -> None:
         wanted = _wanted(provider)
         options = onnxruntime.SessionOptions()
@@ -134,13 +136,17 @@ def _available_text() -> str:
     return f"available: {', '.join(short.get(name, name) for name in onnxruntime.get_available_providers())}"
 
 
-def _open(model: ModelSource, options: Any, providers: list[str]) -> Any:
+def _open(model: ModelSource | Layer, options: Any, providers: list[str]) -> Any:
+    if isinstance(model, Layer):
+        model = export_onnx(model)
     if isinstance(model, str | os.PathLike):
+        if not Path(model).is_file():
+            raise LoadError(f"{os.fspath(model)}: no such file")
         return _start(str(Path(model)), str(model), options, providers)
     if isinstance(model, bytes | bytearray | memoryview):
         return _start(bytes(model), "the model", options, providers)
     if not isinstance(model, onnx.ModelProto):
-        raise TypeError(f"a model is a path, bytes or an onnx.ModelProto, not {type(model).__name__}")
+        raise TypeError(f"a model is a path, bytes, an onnx.ModelProto or a Layer, not {type(model).__name__}")
     if weight_bytes(model) <= INLINE_LIMIT:
         return _start(model.SerializeToString(), "the model", options, providers)
     with tempfile.TemporaryDirectory(prefix="lora_graph-") as folder:

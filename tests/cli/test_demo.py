@@ -1,0 +1,88 @@
+"""The demo keeps what the README promises, and the models it left in the repository still do what they did."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+import lora_graph as lg
+from lora_graph.cli import main
+from lora_graph.data import changed_task, split
+
+COMMITTED = Path(__file__).parents[2] / "exported_models"
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("demo")
+    done = CliRunner().invoke(main, ["demo", "--out", str(out), "--json"])
+    assert done.exit_code == 0, done.output
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def rows_of(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in result["rows"]}
+
+
+@pytest.mark.slow
+def test_adapters_recover_most_of_what_full_fine_tuning_does(result: dict[str, Any]) -> None:
+    rows = rows_of(result)
+    base, full = rows["base, unadapted"]["after"], rows["full fine-tuning"]["after"]
+    assert result["original_accuracy"] > 0.95
+    assert base < 0.3
+    assert full > 0.9
+    for name in ("LoRA", "LoKr", "LoRA-drop"):
+        assert rows[name]["share"] < 0.05
+        assert rows[name]["after"] - base > 0.9 * (full - base)
+
+
+@pytest.mark.slow
+def test_accuracy_of_dylora_grows_with_its_rank(result: dict[str, Any]) -> None:
+    rows = rows_of(result)
+    accuracies = [rows[f"DyLoRA rank {rank}"]["after"] for rank in (1, 2, 4, 8)]
+    assert accuracies == sorted(accuracies)
+    assert accuracies[-1] - accuracies[0] > 0.05
+
+
+@pytest.mark.slow
+def test_every_form_of_a_model_agrees(result: dict[str, Any]) -> None:
+    assert max(row["difference"] for row in result["rows"]) < 1e-3
+
+
+@pytest.mark.slow
+def test_the_files_of_the_demo_are_small(result: dict[str, Any]) -> None:
+    written = [path for path in Path(result["out"]).iterdir() if path.suffix == ".onnx"]
+    assert sorted(path.name for path in written) == sorted(f for row in result["rows"] for f in row["files"])
+    assert sum(path.stat().st_size for path in written) < 2e6
+
+
+def committed_models() -> list[Path]:
+    return sorted(COMMITTED.glob("*.onnx"))
+
+
+def test_models_are_committed() -> None:
+    recorded = json.loads((COMMITTED / "results.json").read_text())
+    assert [path.name for path in committed_models()] == sorted(f for row in recorded["rows"] for f in row["files"])
+    assert sum(path.stat().st_size for path in committed_models()) < 2e6
+
+
+@pytest.mark.parametrize("path", committed_models(), ids=lambda path: path.stem)
+def test_a_committed_model_still_loads_and_agrees(path: Path) -> None:
+    recorded = json.loads((COMMITTED / "results.json").read_text())
+    (row,) = [row for row in recorded["rows"] if path.name in row["files"]]
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    held_out = split(recorded["seed"]).held_out
+    images = changed_task(held_out.images)
+    outputs = lg.Session(path).run(images)
+    np.testing.assert_allclose(lg.load_onnx(path).forward(images), outputs, atol=1e-4, rtol=1e-4)
+    twin = COMMITTED / row["files"][0]
+    np.testing.assert_allclose(lg.Session(twin).run(images), outputs, atol=1e-3, rtol=1e-4)
+    accuracy = (outputs.argmax(axis=1) == held_out.labels).mean()
+    assert accuracy == pytest.approx(row["after"], abs=1 / len(images))
