@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -104,7 +104,7 @@ class Op:
         if single is None:
             single = object.__new__(cls)
             type.__setattr__(cls, "_single", single)
-        return single  # type: ignore[no-any-return]
+        return single
 
     @property
     def name(self) -> str:
@@ -123,7 +123,7 @@ class Op:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (type(other) is type(self) and self.key == other.key)  # type: ignore[attr-defined]
+        return self is other or (type(other) is type(self) and self.key == other.key)
 
     def infer(self, *operands: Any) -> Type:
         """The type of the result; ValueError or TypeError naming the operands that do not fit."""
@@ -169,9 +169,15 @@ class Op:
         return {name: getattr(self, name) for name in attribute_names(type(self))}
 
 
-@cache
+_ATTRIBUTES: dict[type[Op], tuple[str, ...]] = {}
+
+
 def attribute_names(op: type[Op]) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(op))
+    """The names of an op's attributes, in order."""
+    names = _ATTRIBUTES.get(op)
+    if names is None:
+        names = _ATTRIBUTES[op] = tuple(field.name for field in fields(op))
+    return names
 
 
 def _freeze(attribute: Any) -> object:

@@ -57,7 +57,7 @@ def export_onnx(
 
 
 def load_onnx(source: ModelSource) -> ImportedLayer:
-    """The ONNX model at a path, in bytes or in a ModelProto as a layer. LoadError for what cannot be read or trusted."""
+    """The ONNX model at a path, in bytes or in a ModelProto as a layer; LoadError for what cannot be trusted."""
     imported = read_model(source)
     return ImportedLayer(imported.graph, imported.state, imported.metadata)
 

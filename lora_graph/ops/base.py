@@ -8,8 +8,11 @@ import numpy as np
 
 from lora_graph.ir.dims import Shape
 from lora_graph.ir.op import Op
-from lora_graph.ir.types import TensorType, broadcast
+from lora_graph.ir.types import Array, TensorType, broadcast
 from lora_graph.ir.value import Value
+
+Cotangents = tuple[Value | None, ...]
+"""What a pullback gives: a Value for each operand, or None where there is no derivative."""
 
 
 class Elementwise(Op, abstract=True):
@@ -71,9 +74,6 @@ def unbroadcast(cotangent: Value, shape: Shape) -> Value:
         cotangent = cotangent.sum(axis=tuple(range(extra)))
     stretched = tuple(i for i, d in enumerate(shape) if d == 1 and cotangent.shape[i] != 1)
     return cotangent.sum(axis=stretched, keepdims=True) if stretched else cotangent
-
-
-Cotangents = tuple[Value | None, ...]
 
 
 def store(result: Array, out: Array | None) -> Array:

@@ -100,7 +100,7 @@ def test_run_takes_an_npz_with_one_array(parallel: Path, data: Path, tmp_path: P
         (("export", "{outside}", "-o", "{tmp}/o.onnx"), "site='weight'"),
     ],
 )
-@pytest.mark.filterwarn)
+@pytest.mark.filterwarnings("ignore:.*cannot be merged into it exactly")
 def test_bad_input_is_one_line_and_exit_code_2(
     arguments: tuple[str, ...], words: str, parallel: Path, data: Path, tmp_path: Path
 ) -> None:
