@@ -153,7 +153,7 @@ class Adapter(Layer):
         checks.flag("allow_inexact", allow_inexact)
         if self.site == "weight" or is_affine(self.base_layer.to_graph()):
             return merged_layer(self, self.base_layer)
-        inside = weight_sites(self.base_layer)
+        inside = weight_uses(self.base_layer)
         (outside,) = self._sites.values()
         widths = [(site.in_features, site.out_features) for site in inside]
         if widths != [(outside.in_features, outside.out_features)]:
