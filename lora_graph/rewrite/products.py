@@ -33,7 +33,7 @@ def associate_left(facts: Facts, a: Value, b: Value, c: Value) -> Outcome:
 @rule(lambda a, b, s: any_op(Mul, any_op(MatMul, a, b), s))
 def scale_factor_of_product(facts: Facts, a: Value, b: Value, s: Value) -> Outcome:
     """(a b) s → (a s) b or a (b s) for a scalar s, where it touches fewer elements"""
-    if s.shape or a.rank < 2 or b.rank < 2:
+    if s.shape or b.rank < 2:
         return None
     return _place_scale(facts, a, b, s, cost.size((a @ b).type))
 
@@ -41,7 +41,7 @@ def scale_factor_of_product(facts: Facts, a: Value, b: Value, s: Value) -> Outco
 @rule(lambda a, b, s: any_op(MatMul, any_op(Mul, a, s), b))
 def scale_left_factor(facts: Facts, a: Value, b: Value, s: Value) -> Outcome:
     """(a s) b → a (b s) or (a b) s for a scalar s, where it touches fewer elements"""
-    if s.shape or a.rank < 2 or b.rank < 2:
+    if s.shape or b.rank < 2:
         return None
     return _place_scale(facts, a, b, s, _scale_cost(facts, a, s))
 
@@ -49,7 +49,7 @@ def scale_left_factor(facts: Facts, a: Value, b: Value, s: Value) -> Outcome:
 @rule(lambda a, b, s: any_op(MatMul, a, any_op(Mul, b, s)))
 def scale_right_factor(facts: Facts, a: Value, b: Value, s: Value) -> Outcome:
     """a (b s) → (a s) b or (a b) s for a scalar s, where it touches fewer elements"""
-    if s.shape or a.rank < 2 or b.rank < 2:
+    if s.shape or b.rank < 2:
         return None
     return _place_scale(facts, a, b, s, _scale_cost(facts, b, s))
 
