@@ -123,6 +123,7 @@ class _Frame:
 
     targets: tuple[Value, ...]
     written: Value
+    fresh: set[Value]
     pending: Iterator[Value]
     note: Note
     rule: str
@@ -130,11 +131,16 @@ class _Frame:
 
 @dataclass
 class _Sweep:
-    """One walk over a graph, operands first. ``normal`` maps the Values seen to what they have become."""
+    """One walk over a graph, operands first.
+
+    ``normal`` maps the Values seen to what they have become. ``users`` counts the users these will have, in the part of
+    the graph that is rewritten and in the part still to come; a Value that lost them all is ``dead``.
+    """
 
     search: _Search
     graph: Graph
     users: dict[Value, int] = field(default_factory=dict)
+    dead: set[Value] = field(default_factory=set)
     normal: dict[Value, Value] = field(default_factory=dict)
     fired: Counter[str] = field(default_factory=Counter)
     notes: dict[Value, Note] = field(default_factory=dict)
@@ -148,6 +154,9 @@ class _Sweep:
                 settled = self._settle(new, notes.get(value))
             normal[value] = settled
             users[settled] = users.get(settled, 0) + count
+            if settled in self.dead:
+                self.dead.remove(settled)
+                self._use(settled.operands)
             if value in notes:
                 self._rename(settled, notes[value])
         if not self.fired:
@@ -203,20 +212,45 @@ class _Sweep:
         for value in fresh:
             if value.operands:
                 self.notes.setdefault(value, made)
-        return _Frame(targets, written, iter(fresh), made, rule.name)
+        around = [self.normal[o] for value in fresh for o in value.operands if o in self.normal]
+        kept = around if fresh else [self.normal[written]]
+        self._use(kept)
+        self._release(targets[-1].operands)
+        if not fresh:
+            self._release(kept)
+        return _Frame(targets, written, set(fresh), iter(fresh), made, rule.name)
+
+    def _use(self, values: Sequence[Value]) -> None:
+        """Count another user of each of ``values``, which may bring it back to life."""
+        stack = list(values)
+        while stack:
+            value = stack.pop()
+            self.users[value] = self.users.get(value, 0) + 1
+            if value in self.dead:
+                self.dead.remove(value)
+                stack.extend(value.operands)
+
+    def _release(self, values: Sequence[Value]) -> None:
+        """Count one user less of each of ``values``; what has none left uses nothing any more."""
+        stack = list(values)
+        while stack:
+            value = stack.pop()
+            self.users[value] -= 1
+            if not self.users[value]:
+                self.dead.add(value)
+                stack.extend(value.operands)
 
     def _next(self, frame: _Frame) -> tuple[tuple[Value, ...], tuple[Rule, Value]] | None:
         """Settle the pending Values of ``frame`` up to one where a rule fires: that Value, as it was and rebuilt."""
-        normal, users = self.normal, self.users
+        normal = self.normal
         for fresh in frame.pending:
             if fresh in normal:
                 continue
             new = self._rebuilt(fresh)
-            for operand in new.operands:
-                users[operand] = users.get(operand, 0) + 1
+            self._use([normal[operand] for operand in fresh.operands if operand in frame.fresh])
             settled = normal.get(new)
             if settled is None:
-                found = self.search.fire(new, users)
+                found = self.search.fire(new, self.users)
                 if found is not None:
                     return (fresh, new), found
                 settled = normal[new] = new

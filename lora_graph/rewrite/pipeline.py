@@ -101,13 +101,13 @@ def _presets() -> dict[str, Pipeline]:
         hoists = [hoisting(fold)] if fold != "none" else []
         return Pipeline(name, (FOLD, *middle, clean(fold), FOLD, *hoists, *last, *gemm))
 
-    unfuse = rules("unfuse", UNFUSE)
+    unfuse, merge = rules("unfuse", UNFUSE), rules("merge", [*IDENTITIES, *LAYOUT, *MERGE], "all")
     return {
         "train": preset("train", "none"),
         "inference": preset("inference", "one", unfuse),
         "export": preset("export", "one", unfuse),
-        "merge": Pipeline("merge", (FOLD, unfuse, rules("merge", [*IDENTITIES, *LAYOUT, *MERGE], "all"))),
-        "deploy": preset("deploy", "all", unfuse, rules("merge", [*IDENTITIES, *LAYOUT, *MERGE], "all")),
+        "merge": Pipeline("merge", (FOLD, unfuse, merge, FOLD)),
+        "deploy": preset("deploy", "all", unfuse, merge),
     }
 
 
