@@ -158,11 +158,12 @@ def less_one(exponent: Value) -> Value:
 
 
 def scales(varying: tuple[bool, ...], operands: tuple[TensorType, ...], lead: int) -> bool:
-    """A product is linear in one factor while the other stays off the leading axes."""
+    """A product is linear in one factor while the other stays off the leading axes, or has size 1 there."""
     if all(varying):
         return False
     moving, still = operands if varying[0] else reversed(operands)
-    return still.rank <= moving.rank - lead
+    across = max(0, still.rank - (moving.rank - lead))
+    return still.rank <= moving.rank and all(d == 1 for d in still.shape[:across])
 
 
 def share(cotangent: Value, operands: tuple[Value, ...], first: Value, second: Value) -> Cotangents:
