@@ -135,12 +135,14 @@ class _Sweep:
 
     ``normal`` maps the Values seen to what they have become. ``users`` counts the users these will have, in the part of
     the graph that is rewritten and in the part still to come; a Value that lost them all is ``dead``.
+    What a rule returned is ``held`` until its users are counted.
     """
 
     search: _Search
     graph: Graph
     users: dict[Value, int] = field(default_factory=dict)
     dead: set[Value] = field(default_factory=set)
+    held: list[Value] = field(default_factory=list)
     normal: dict[Value, Value] = field(default_factory=dict)
     fired: Counter[str] = field(default_factory=Counter)
     notes: dict[Value, Note] = field(default_factory=dict)
@@ -157,6 +159,9 @@ class _Sweep:
             if settled in self.dead:
                 self.dead.remove(settled)
                 self._use(settled.operands)
+            if self.held:
+                self._release(self.held)
+                self.held.clear()
             if value in notes:
                 self._rename(settled, notes[value])
         if not self.fired:
@@ -213,11 +218,11 @@ class _Sweep:
             if value.operands:
                 self.notes.setdefault(value, made)
         around = [self.normal[o] for value in fresh for o in value.operands if o in self.normal]
-        kept = around if fresh else [self.normal[written]]
-        self._use(kept)
-        self._release(targets[-1].operands)
+        self._use(around)
         if not fresh:
-            self._release(kept)
+            self._use([self.normal[written]])
+            self.held.append(self.normal[written])
+        self._release(targets[-1].operands)
         return _Frame(targets, written, set(fresh), iter(fresh), made, rule.name)
 
     def _use(self, values: Sequence[Value]) -> None:
