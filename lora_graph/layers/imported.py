@@ -21,6 +21,8 @@ from lora_graph.layers.trace import Context
 FORM, ADAPTERS = "lora_graph.form", "lora_graph.adapters"
 """The metadata in which an exported model says how it was deployed and which adapters it holds."""
 
+_FIELDS = {"path", "family", "rank", "alpha", "scaling", "site", "parameters", "scale_folded_into"}
+
 
 class ImportedLayer(Layer):
     """The function that a graph with one input and one output computes, with the graph's parameters as its own.
@@ -43,7 +45,7 @@ class ImportedLayer(Layer):
             input_shape=source.shape[1:], output_shape=result.shape[1:], dtype=dtype, layer_name=graph.name
         )
         self.metadata = dict(metadata or {})
-        self.adapters: list[dict[str, Any]] = json.loads(self.metadata.get(ADAPTERS, "[]"))
+        self.adapters = read_adapters(self.metadata.get(ADAPTERS, "[]"))
         self._graph = graph
         for label, leaf in graph.parameters.items():
             assert isinstance(leaf.op, Parameter)
@@ -71,3 +73,18 @@ class ImportedLayer(Layer):
     def get_diagnostics(self) -> dict[str, str]:
         families = ", ".join(f"{a['path'] or 'model'}: {a['family']} rank {a['rank']}" for a in self.adapters)
         return {**super().get_diagnostics(), "form": self.metadata.get(FORM, "foreign"), "adapters": families or "none"}
+
+
+def read_adapters(text: str) -> list[dict[str, Any]]:
+    """The adapters that a model's metadata tells of; LoadError where it is not what an export writes."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise LoadError(f"the metadata {ADAPTERS} is not JSON") from error
+    if not isinstance(found, list) or not all(isinstance(entry, dict) and entry.keys() >= _FIELDS for entry in found):
+        raise LoadError(f"the metadata {ADAPTERS} must be a list of adapters with {', '.join(sorted(_FIELDS))}")
+    for entry in found:
+        for name in ("parameters", "scale_folded_into"):
+            if not isinstance(entry[name], list) or not all(isinstance(label, str) for label in entry[name]):
+                raise LoadError(f"the metadata {ADAPTERS}: {name} must be a list of names, got {entry[name]!r}")
+    return found

@@ -15,6 +15,7 @@ from lora_graph.errors import MergeError
 from lora_graph.ir.dims import Dim
 from lora_graph.layers.imported import ADAPTERS, FORM, ImportedLayer
 from lora_graph.layers.layer import Layer
+from lora_graph.layers.trace import Place
 from lora_graph.onnx.exporter import lower
 from lora_graph.onnx.importer import read_model
 from lora_graph.onnx.source import ModelSource
@@ -64,12 +65,12 @@ def load_onnx(source: ModelSource) -> ImportedLayer:
 
 def describe_adapters(layer: Layer) -> list[dict[str, Any]]:
     """Every adapter in ``layer``: its path, family, rank, alpha, scaling, site and the names of its parameters."""
-    if isinstance(layer, ImportedLayer):
-        return layer.adapters
-    found = []
+    found: list[dict[str, Any]] = []
     places = layer.places()
     for part, place in places.items():
-        if isinstance(part, Adapter):
+        if isinstance(part, ImportedLayer):
+            found.extend(_moved(adapter, place) for adapter in part.adapters)
+        elif isinstance(part, Adapter):
             names = [places[b].label(name) for b in part.branches.values() for name in b.get_parameter_names()]
             found.append(
                 {
@@ -94,6 +95,13 @@ def _metadata(form: str, optimized: Optimized, adapters: list[dict[str, Any]]) -
         for adapter in adapters
     ]
     return {FORM: form, ADAPTERS: json.dumps(kept if form == "parallel" else _as_merged(adapters))}
+
+
+def _moved(adapter: dict[str, Any], place: Place) -> dict[str, Any]:
+    """The adapter of a model that was read, under the path that the model has now."""
+    names = {key: [place.label(name) for name in adapter[key]] for key in ("parameters", "scale_folded_into")}
+    path = place.label(adapter["path"]) if adapter["path"] else place.path
+    return {**adapter, "path": path, **names}
 
 
 def _as_merged(adapters: list[dict[str, Any]]) -> list[dict[str, Any]]:

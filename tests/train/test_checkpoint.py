@@ -307,7 +307,7 @@ def test_interrupted_writing_leaves_the_old_checkpoint(tmp_path: Path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", broken)
-        with pytest.raises(OSError, match="cannot write .*run.safetensors.*No space left"):
+        with pytest.raises(OSError, match=r"cannot write .*run.safetensors.*No space left"):
             lg.fit(adapted(), data, epochs=2, checkpoint=path, resume=True)
     assert path.read_bytes() == content
     assert os.listdir(tmp_path) == [path.name]
