@@ -168,7 +168,7 @@ def custom(p: lg.Value, t: lg.Value) -> lg.Value:
     return (p - t).abs().mean()
 
 
-BASE = {"optimizer": lg.Adam(0.1), "batch_size": 8, "seed": 1}
+BASE: dict[str, Any] = {"optimizer": lg.Adam(0.1), "batch_size": 8, "seed": 1}
 CHANGED: list[tuple[str, dict[str, Any]]] = [
     ("seed", {"seed": 2}),
     ("batch_size", {"batch_size": 4}),
@@ -271,7 +271,8 @@ def test_files_that_cannot_be_trusted(tmp_path: Path) -> None:
     for damaged in ("[]", "{}", "no JSON", json.dumps({**description, "epoch": None}), json.dumps([description])):
         save_weights(state, path, {KEY: damaged})
         refused("its description cannot be read")
-    for history in ({"losses": 3}, {"secret": 1}, []):
+    unreadable: list[Any] = [{"losses": 3}, {"secret": 1}, []]
+    for history in unreadable:
         save_weights(state, path, {KEY: json.dumps({**description, "history": history})})
         refused("its description cannot be read")
 
