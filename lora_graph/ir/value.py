@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, overload
 
 import numpy as np
@@ -153,8 +154,16 @@ def lift(thing: Any, like: TensorType | None = None) -> Value:
     if is_number and like is not None:
         if isinstance(thing, float) and not like.is_float:
             raise TypeError(f"the number {thing!r} does not fit a tensor of {like.dtype.name}")
+        if type(thing) in (int, float):
+            return _scalar(repr(thing), like.dtype, whole=type(thing) is int)
         return apply(OPS["Constant"](np.asarray(thing, like.dtype)))
     return apply(OPS["Constant"](np.asarray(thing)))
+
+
+@lru_cache(maxsize=1024)
+def _scalar(text: str, dtype: np.dtype[Any], *, whole: bool) -> Value:
+    """A number as a constant, remembered by its text, in which -0.0 and NaN are what they are."""
+    return apply(OPS["Constant"](np.asarray(int(text) if whole else float(text), dtype)))
 
 
 def topological(outputs: Iterable[Value], stop: Callable[[Value], bool] | None = None) -> list[Value]:

@@ -96,6 +96,7 @@ def test_a_failed_application_leaves_nothing_behind() -> None:
 
 
 def test_dead_values_are_released() -> None:
+    input("elsewhere", np.float32, (3,)) * 1.25  # recent numbers are remembered
     gc.collect()
     before = len(_table)
     value = input("only here", np.float32, (3,))
