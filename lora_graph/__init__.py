@@ -15,21 +15,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lora_graph import ops
-from lora_graph.adapters import (
-    Adapter,
-    DyLoRAAdapter,
-    LoKrAdapter,
-    LoRADropAdapter,
-    LoRALayer,
-    StandardLoRAAdapter,
-)
 from lora_graph.errors import LoadError, MergeError, TrainingError
 from lora_graph.ir import Graph, TensorType, Value, dim, parse, tensor
-from lora_graph.layers import Context, DenseLayer, FullyConnectedLayer, Layer, Sequential, compile, optimize  # noqa: A004
 from lora_graph.version import __version__
 
 if TYPE_CHECKING:
     from lora_graph import train
+    from lora_graph.adapters import (
+        Adapter,
+        DyLoRAAdapter,
+        LoKrAdapter,
+        LoRADropAdapter,
+        LoRALayer,
+        StandardLoRAAdapter,
+    )
+    from lora_graph.layers import Context, DenseLayer, FullyConnectedLayer, Layer, Sequential, compile, optimize  # noqa: A004
     from lora_graph.onnx import Session, export_onnx, load_onnx
     from lora_graph.train import (
         SGD,
@@ -42,26 +42,25 @@ if TYPE_CHECKING:
         fit,
     )
 
-_TRAINING = ("SGD", "Adam", "AdamW", "CosineSchedule", "History", "LinearSchedule", "StepSchedule", "fit")
-_LATER = {
-    "Session": "lora_graph.onnx",
-    "export_onnx": "lora_graph.onnx",
-    "load_onnx": "lora_graph.onnx",
-    **dict.fromkeys(_TRAINING, "lora_graph.train"),
+_HOMES = {
+    "adapters": "Adapter DyLoRAAdapter LoKrAdapter LoRADropAdapter LoRALayer StandardLoRAAdapter",
+    "layers": "Context DenseLayer FullyConnectedLayer Layer Sequential compile optimize",
+    "onnx": "Session export_onnx load_onnx",
+    "train": "SGD Adam AdamW CosineSchedule History LinearSchedule StepSchedule fit train",
 }
-"""Names whose modules are imported when they are first used."""
+_LATER = {name: f"lora_graph.{home}" for home, names in _HOMES.items() for name in names.split()}
+"""Names whose modules are imported when they are first used: importing the package costs little more than NumPy."""
 
 
 def __getattr__(name: str) -> Any:
-    if name == "train":
-        return import_module("lora_graph.train")
-    if name in _LATER:
-        return getattr(import_module(_LATER[name]), name)
-    raise AttributeError(f"module 'lora_graph' has no attribute {name!r}")
+    if name not in _LATER:
+        raise AttributeError(f"module 'lora_graph' has no attribute {name!r}")
+    module = import_module(_LATER[name])
+    return module if name == "train" else getattr(module, name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER, "train"})
+    return sorted({*globals(), *_LATER})
 
 
 __all__ = [
