@@ -100,7 +100,7 @@ class Graph:
         """Pairs of dimensions that have to turn out equal when the names get sizes."""
         with assumptions() as collected:
             for value in self.values:
-                if len(value.operands) > 1:
+                if value.operands:
                     value.op.infer(*[operand.result_type for operand in value.operands])
         return list(dict.fromkeys(collected))
 

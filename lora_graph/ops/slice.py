@@ -159,6 +159,8 @@ class Pad(Op):
 
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
         x = operands[0]
+        if not self.pads:
+            return np.array(x)
         widths = list(zip(self.pads[: x.ndim], self.pads[x.ndim :], strict=True))
         cut = tuple(slice(max(0, -a), n - max(0, -b)) for (a, b), n in zip(widths, x.shape, strict=True))  # type: ignore[type-var]
         kept = [(max(0, a), max(0, b)) for a, b in widths]  # type: ignore[type-var]
