@@ -96,24 +96,10 @@ class Dimensions:
         left, right = self.element(call.left), self.element(call.right)
         if call.function != "//":
             return self._binary(call.function.capitalize(), left, right, call)
-        if not _never_negative(call.left):
+        if not dims.is_size(call.left):
             # Div rounds towards zero, a dimension rounds down: take the (never negative) remainder off first
             left = self._binary("Sub", left, self._binary("Mod", left, right, call), call)
         return self._binary("Div", left, right, call)
 
     def _binary(self, op_type: str, left: str, right: str, of: object) -> str:
         return self._emit(op_type, [left, right], {}, (1,), str(of))
-
-
-def _never_negative(size: Dim) -> bool:
-    if isinstance(size, int):
-        return size >= 0
-    return all(
-        coefficient > 0 and all(isinstance(atom, str) or _call_never_negative(atom) for atom in monomial)
-        for monomial, coefficient in size.terms
-    )
-
-
-def _call_never_negative(call: Call) -> bool:
-    left, right = _never_negative(call.left), _never_negative(call.right)
-    return left or right if call.function == "max" else left and right
