@@ -9,13 +9,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lora_graph.ir.op import Lowering
 from lora_graph.ir.types import Array, TensorType
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops.arithmetic import Max, Min
 from lora_graph.ops.base import Cotangents, Elementwise, store
 from lora_graph.ops.fused import Fused
-from lora_graph.ops.reduce import log_softmax, softmax
+from lora_graph.ops.reduce import softmax
 from lora_graph.ops.select import where
 
 
@@ -197,9 +196,6 @@ class Gelu(Activation):
         inner = (x * x * (3 * 0.044715) + 1.0) * slope
         return (cotangent * ((bent + 1.0) * 0.5 + x * 0.5 * (1.0 - bent * bent) * inner),)
 
-    def lower(self, to: Lowering, *operands: str) -> str:
-        return to.node("Gelu", operands, {"approximate": self.approximate})
-
 
 def erf_kernel(x: Array, out: Array | None = None) -> Any:
     from scipy.special import erf
@@ -267,5 +263,3 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "softmax": softmax,
 }
 """The activations a layer takes by name."""
-
-__all__ = ["ACTIVATIONS", "erf", "log_softmax", "softmax", *ACTIVATIONS]

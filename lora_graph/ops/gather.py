@@ -9,7 +9,7 @@ import numpy as np
 
 from lora_graph.ir import dims
 from lora_graph.ir.leaves import constant
-from lora_graph.ir.op import NodeView, Op
+from lora_graph.ir.op import Op
 from lora_graph.ir.types import Array, TensorType, meet, normalize_axis
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops.base import Cotangents
@@ -41,11 +41,6 @@ class Gather(Op):
         summed = apply(ScatterND("add"), into, indices.reshape(count, 1).astype(np.int64), flat)
         return summed.transpose([*range(1, at + 1), 0, *range(at + 1, data.rank)]), None
 
-    @classmethod
-    def read(cls, node: NodeView) -> Value:
-        data, indices = node.operands
-        return apply(cls(node.attributes.get("axis", 0)), data, indices)
-
 
 @dataclass(frozen=True, eq=False)
 class GatherElements(Op):
@@ -69,11 +64,6 @@ class GatherElements(Op):
         data, indices = operands
         into = expand(constant(0, data.dtype), data.shape)
         return apply(ScatterElements(self.axis, "add"), into, indices, cotangent), None
-
-    @classmethod
-    def read(cls, node: NodeView) -> Value:
-        data, indices = node.operands
-        return apply(cls(node.attributes.get("axis", 0)), data, indices)
 
 
 @dataclass(frozen=True, eq=False)

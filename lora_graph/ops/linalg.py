@@ -132,16 +132,6 @@ class Gemm(Fused):
         inner = operands[0].shape[0 if self.transA else 1]
         return result.size * inner * 2 + (result.size if len(operands) > 2 else 0)
 
-    @classmethod
-    def read(cls, node: NodeView) -> Value:
-        a = node.attributes
-        flags = (float(a.get("alpha", 1.0)), float(a.get("beta", 1.0)), a.get("transA", 0), a.get("transB", 0))
-        return apply(cls(*flags), *(operand for operand in node.operands if operand is not None))
-
-
-def matmul(a: Any, b: Any) -> Any:
-    return apply(MatMul(), a, b)
-
 
 @dataclass(frozen=True, eq=False)
 class EyeLike(Op):
@@ -166,6 +156,10 @@ class EyeLike(Op):
         (like,) = node.operands
         assert like is not None
         return apply(cls(node.dtype("dtype") if "dtype" in node.attributes else like.dtype), like)
+
+
+def matmul(a: Any, b: Any) -> Any:
+    return apply(MatMul(), a, b)
 
 
 def eye(size: Dim, dtype: npt.DTypeLike) -> Value:

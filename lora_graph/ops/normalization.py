@@ -9,7 +9,6 @@ import numpy as np
 
 from lora_graph.ir.dims import product
 from lora_graph.ir.leaves import size_of
-from lora_graph.ir.op import Lowering, NodeView
 from lora_graph.ir.types import TensorType, normalize_axis
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops.base import Cotangents, store, unbroadcast
@@ -73,15 +72,6 @@ class LayerNormalization(Fused):
         of_x = (scaled - (scaled.sum(axis=axes, keepdims=True) + normalized * along) / count) / deviation
         parts: list[Value | None] = [of_x, unbroadcast(cotangent * normalized, scale.shape)]
         return (*parts, *(unbroadcast(cotangent, bias.shape) for bias in operands[2:]))
-
-    def lower(self, to: Lowering, *operands: str) -> str:
-        return to.node("LayerNormalization", operands, {"axis": self.axis, "epsilon": self.epsilon})
-
-    @classmethod
-    def read(cls, node: NodeView) -> Value:
-        a = node.attributes
-        operands = [operand for operand in node.operands if operand is not None]
-        return apply(cls(a.get("axis", -1), float(a.get("epsilon", 1e-5))), *operands)
 
     def flops(self, result: Any, *operands: TensorType) -> Any:
         return operands[0].size * 8

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from lora_graph.ir.op import Lowering, NodeView
+from lora_graph.ir.op import NodeView
 from lora_graph.ir.types import TensorType
 from lora_graph.ir.value import Value, apply, lift
 from lora_graph.ops.base import Cotangents, Elementwise, store, unbroadcast
@@ -99,9 +99,6 @@ class Cast(Elementwise):
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         (x,) = operands
         return (cotangent.astype(x.dtype) if x.type.is_float and result.type.is_float else None,)
-
-    def lower(self, to: Lowering, *operands: str) -> str:
-        return to.node("Cast", operands, {"to": self.to})
 
     @classmethod
     def read(cls, node: NodeView) -> Value:
