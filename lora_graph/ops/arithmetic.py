@@ -11,7 +11,7 @@ from lora_graph.ir.leaves import Constant, constant
 from lora_graph.ir.op import NodeView
 from lora_graph.ir.types import TensorType
 from lora_graph.ir.value import Value, apply
-from lora_graph.ops.base import Cotangents, Elementwise, store, unbroadcast
+from lora_graph.ops.base import Cotangents, Elementwise, Varying, store, unbroadcast
 from lora_graph.ops.select import where
 
 
@@ -24,7 +24,7 @@ class Add(Elementwise):
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         return tuple(unbroadcast(cotangent, operand.shape) for operand in operands)
 
-    def is_linear(self, varying: tuple[bool, ...], operands: tuple[TensorType, ...], lead: int) -> bool:
+    def is_linear(self, varying: Varying, operands: tuple[TensorType, ...], lead: int) -> bool:
         return all(varying) and operands[0].rank == operands[1].rank
 
 
@@ -37,7 +37,7 @@ class Sub(Elementwise):
         a, b = operands
         return unbroadcast(cotangent, a.shape), unbroadcast(-cotangent, b.shape)
 
-    def is_linear(self, varying: tuple[bool, ...], operands: tuple[TensorType, ...], lead: int) -> bool:
+    def is_linear(self, varying: Varying, operands: tuple[TensorType, ...], lead: int) -> bool:
         return all(varying) and operands[0].rank == operands[1].rank
 
 
@@ -51,7 +51,7 @@ class Mul(Elementwise):
         a, b = operands
         return unbroadcast(cotangent * b, a.shape), unbroadcast(cotangent * a, b.shape)
 
-    def is_linear(self, varying: tuple[bool, ...], operands: tuple[TensorType, ...], lead: int) -> bool:
+    def is_linear(self, varying: Varying, operands: tuple[TensorType, ...], lead: int) -> bool:
         return scales(varying, operands, lead)
 
 
@@ -72,7 +72,7 @@ class Div(Elementwise):
         a, b = operands
         return unbroadcast(cotangent / b, a.shape), unbroadcast(-(cotangent * result) / b, b.shape)
 
-    def is_linear(self, varying: tuple[bool, ...], operands: tuple[TensorType, ...], lead: int) -> bool:
+    def is_linear(self, varying: Varying, operands: tuple[TensorType, ...], lead: int) -> bool:
         return not varying[1] and scales(varying, operands, lead)
 
 
@@ -157,7 +157,7 @@ def less_one(exponent: Value) -> Value:
     return lowered
 
 
-def scales(varying: tuple[bool, ...], operands: tuple[TensorType, ...], lead: int) -> bool:
+def scales(varying: Varying, operands: tuple[TensorType, ...], lead: int) -> bool:
     """A product is linear in one factor while the other stays off the leading axes, or has size 1 there."""
     if all(varying):
         return False

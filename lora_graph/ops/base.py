@@ -14,6 +14,9 @@ from lora_graph.ir.value import Value
 Cotangents = tuple[Value | None, ...]
 """What a pullback gives: a Value for each operand, or None where there is no derivative."""
 
+Varying = tuple[bool, ...]
+"""For each operand, whether it is one of those that an op is asked to be linear in."""
+
 
 class Elementwise(Op, abstract=True):
     """y = f(a, b, …) element by element, operands broadcast to one shape and of one dtype."""
@@ -61,7 +64,7 @@ class Comparison(Elementwise, abstract=True):
     def infer(self, *operands: TensorType) -> TensorType:
         return self.unify(operands).with_dtype(np.bool_)
 
-    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> tuple[Value | None, ...]:
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         return (None,) * len(operands)
 
 

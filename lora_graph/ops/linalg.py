@@ -15,9 +15,9 @@ from lora_graph.ir.leaves import constant
 from lora_graph.ir.op import NodeView, Op
 from lora_graph.ir.types import TensorType, broadcast, meet
 from lora_graph.ir.value import Value, apply
-from lora_graph.ops.base import Cotangents, store, unbroadcast
+from lora_graph.ops.base import Cotangents, Varying, store, unbroadcast
 from lora_graph.ops.fused import Fused
-from lora_graph.ops.shape import Varying, expand, squeeze, swap_last, unsqueeze
+from lora_graph.ops.shape import expand, squeeze, swap_last, unsqueeze
 
 
 class MatMul(Op):

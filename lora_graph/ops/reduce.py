@@ -14,9 +14,9 @@ from lora_graph.ir.leaves import size_of
 from lora_graph.ir.op import Lowering, NodeView, Op
 from lora_graph.ir.types import Array, TensorType, normalize_axis
 from lora_graph.ir.value import Value, apply
-from lora_graph.ops.base import Cotangents, store
+from lora_graph.ops.base import Cotangents, Varying, store
 from lora_graph.ops.select import where
-from lora_graph.ops.shape import Varying, axes_of, expand, unsqueeze
+from lora_graph.ops.shape import axes_of, expand, unsqueeze
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ class Reduction(Op, abstract=True):
             noop = {} if self.axes is None else {"noop_with_empty_axes": 1}
             return to.node(self.name, operands, {"keepdims": self.keepdims, **noop})
         # counted from the front: ONNX Runtime overlooks a negative axis of an empty tensor
-        axes = to.constant(np.asarray([axis % to.type(operands[0]).rank for axis in self.axes], np.int64))
+        axes = to.constant([axis % to.type(operands[0]).rank for axis in self.axes], np.int64)
         noted = {"axes": self.axes} if min(self.axes) < 0 else {}
         return to.node(self.name, [*operands, axes], {"keepdims": self.keepdims}, noted=noted)
 
@@ -192,15 +192,26 @@ class ArgMax(Op):
 
 
 @dataclass(frozen=True, eq=False)
-class Softmax(Op):
-    """y = eˣ / Σ eˣ along ``axis``, shifted by the maximum so that it never overflows."""
+class Distribution(Op, abstract=True):
+    """Floats made to sum to 1 along ``axis``, shifted by their maximum so that nothing overflows."""
 
     axis: int = -1
     writes_out: ClassVar[bool] = True
     in_place: ClassVar[int] = 1
 
     def infer(self, *operands: TensorType) -> TensorType:
-        return float_along(self.name, operands[0], self.axis)
+        (x,) = operands
+        normalize_axis(self.axis, x.rank, self.name)
+        if not x.is_float:
+            raise TypeError(f"{self.name} is defined for floats, got {x}")
+        return x
+
+    def flops(self, result: Any, *operands: TensorType) -> Any:
+        return operands[0].size * 5
+
+
+class Softmax(Distribution):
+    """y = eˣ / Σ eˣ along ``axis``."""
 
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
         (x,) = operands
@@ -213,20 +224,9 @@ class Softmax(Op):
         weighted = cotangent * result
         return (weighted - result * weighted.sum(axis=self.axis, keepdims=True),)
 
-    def flops(self, result: Any, *operands: TensorType) -> Any:
-        return operands[0].size * 5
 
-
-@dataclass(frozen=True, eq=False)
-class LogSoftmax(Op):
-    """y = x - ln Σ eˣ along ``axis``, shifted by the maximum so that it never overflows."""
-
-    axis: int = -1
-    writes_out: ClassVar[bool] = True
-    in_place: ClassVar[int] = 1
-
-    def infer(self, *operands: TensorType) -> TensorType:
-        return float_along(self.name, operands[0], self.axis)
+class LogSoftmax(Distribution):
+    """y = x - ln Σ eˣ along ``axis``."""
 
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
         (x,) = operands
@@ -236,9 +236,6 @@ class LogSoftmax(Op):
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         return (cotangent - result.exp() * cotangent.sum(axis=self.axis, keepdims=True),)
-
-    def flops(self, result: Any, *operands: TensorType) -> Any:
-        return operands[0].size * 5
 
 
 def share_extremum(op: Reduction, cotangent: Value, result: Value, x: Value) -> Value:
@@ -251,13 +248,6 @@ def share_extremum(op: Reduction, cotangent: Value, result: Value, x: Value) -> 
 def accumulator(x: Array) -> dict[str, Any]:
     """float16 sums are taken in float32."""
     return {"dtype": np.float32} if x.dtype == np.float16 else {}
-
-
-def float_along(name: str, x: TensorType, axis: int) -> TensorType:
-    normalize_axis(axis, x.rank, name)
-    if not x.is_float:
-        raise TypeError(f"{name} is defined for floats, got {x}")
-    return x
 
 
 def softmax(x: Any, axis: int = -1) -> Any:

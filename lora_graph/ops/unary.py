@@ -8,7 +8,7 @@ import numpy as np
 
 from lora_graph.ir.types import TensorType
 from lora_graph.ir.value import Value, apply
-from lora_graph.ops.base import Cotangents, Elementwise
+from lora_graph.ops.base import Cotangents, Elementwise, Varying
 
 
 class Neg(Elementwise):
@@ -20,7 +20,7 @@ class Neg(Elementwise):
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         return (-cotangent,)
 
-    def is_linear(self, varying: tuple[bool, ...], operands: tuple[TensorType, ...], lead: int) -> bool:
+    def is_linear(self, varying: Varying, operands: tuple[TensorType, ...], lead: int) -> bool:
         return True
 
 
