@@ -17,8 +17,9 @@ class VerificationError(ValueError):
 def verify(graph: Graph, known: Container[Value] = ()) -> None:
     """Raise :class:`VerificationError`, naming the Value, unless
 
-    every Value has the type that its op infers (those in ``known`` have been checked before: a Value cannot change); every Input that is used is listed, once, under its own name; every
-    Parameter name has one type; every Dimension is one of an input; there is at least one output.
+    every Value has the type that its op infers; every Input that is used is listed, once, under its own name; every
+    Parameter name has one type; every Dimension is one of an input; there is at least one output. Values in ``known``
+    have been checked before, and cannot have changed.
     """
     if not graph.outputs:
         raise VerificationError(f"graph {graph.name!r} has no output")

@@ -1,4 +1,4 @@
-"""Ops that move elements without computing: reshaping, slicing, joining, gathering.
+"""Ops that only say in what order and shape elements are seen: transposing, reshaping, expanding, axes of size 1.
 
 Where ONNX takes a shape, bounds or axes as a tensor, the attribute here is a tuple of dimensions, named ones included;
 lowering writes the tensor, computed from Shape nodes where a name occurs in it.
@@ -17,9 +17,7 @@ from lora_graph.ir.dims import Shape, SymbolicDim
 from lora_graph.ir.op import Lowering, NodeView, Op
 from lora_graph.ir.types import TensorType, broadcast, meet, normalize_axis, show
 from lora_graph.ir.value import Value, apply
-from lora_graph.ops.base import Cotangents, unbroadcast
-
-Varying = tuple[bool, ...]
+from lora_graph.ops.base import Cotangents, Varying, unbroadcast
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +166,7 @@ class Squeeze(Op):
         return all(axis % operands[0].rank >= lead for axis in self.axes)
 
     def lower(self, to: Lowering, *operands: str) -> str:
-        return to.node("Squeeze", [*operands, to.constant(np.asarray(self.axes, np.int64))])
+        return to.node("Squeeze", [*operands, to.constant(self.axes, np.int64)])
 
     @classmethod
     def read(cls, node: NodeView) -> Value:
@@ -203,7 +201,7 @@ class Unsqueeze(Op):
         return all(axis % (operands[0].rank + len(self.axes)) >= lead for axis in self.axes)
 
     def lower(self, to: Lowering, *operands: str) -> str:
-        return to.node("Unsqueeze", [*operands, to.constant(np.asarray(self.axes, np.int64))])
+        return to.node("Unsqueeze", [*operands, to.constant(self.axes, np.int64)])
 
     @classmethod
     def read(cls, node: NodeView) -> Value:
@@ -247,9 +245,9 @@ def inverse(perm: Sequence[int]) -> tuple[int, ...]:
     return tuple(order)
 
 
-def axes_of(node: NodeView, position: int = 1) -> tuple[int, ...] | None:
+def axes_of(node: NodeView) -> tuple[int, ...] | None:
     """Axes given as an operand, or as an attribute as before opset 13."""
     if "axes" in node.attributes:
         return tuple(node.attributes["axes"])
-    given = node.static(position) if len(node.operands) > position else None
+    given = node.static(1)
     return None if given is None else tuple(int(axis) for axis in np.atleast_1d(given))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,17 +15,10 @@ from lora_graph.ir.leaves import constant
 from lora_graph.ir.op import Lowering, NodeView, Op
 from lora_graph.ir.types import TensorType, meet, normalize_axis, show
 from lora_graph.ir.value import Value, apply
-from lora_graph.ops.base import Cotangents
-from lora_graph.ops.shape import (
-    Varying,
-    expand,
-    squeeze,
-    unsqueeze,
-)
+from lora_graph.ops.base import Cotangents, Varying
+from lora_graph.ops.shape import expand, squeeze, unsqueeze
 
 END, NEGATIVE_END = 2**63 - 1, -(2**63) + 1
-
-
 """The bounds that mean "to the end" in ONNX."""
 
 
@@ -79,8 +73,8 @@ class Slice(Op):
         return all(axis % operands[0].rank >= lead for axis in self.axes)
 
     def lower(self, to: Lowering, *operands: str) -> str:
-        axes, steps = (to.constant(np.asarray(v, np.int64)) for v in (self.axes, self.steps))
-        return to.node("Slice", [*operands, to.shape(self.starts), to.shape(self.ends), axes, steps])
+        rest = [to.constant(numbers, np.int64) for numbers in (self.axes, self.steps)]
+        return to.node("Slice", [*operands, to.shape(self.starts), to.shape(self.ends), *rest])
 
     @classmethod
     def read(cls, node: NodeView) -> Value:
@@ -104,6 +98,7 @@ class Concat(Op):
     """The operands one after the other along ``axis``."""
 
     axis: int
+    writes_out: ClassVar[bool] = True
 
     def infer(self, *operands: TensorType) -> TensorType:
         if not operands:
@@ -120,19 +115,13 @@ class Concat(Op):
                 shape[i] = shape[i] + d if i == at else meet(shape[i], d, f"Concat of {first} and {other}")
         return first.with_shape(shape)
 
-    writes_out: ClassVar[bool] = True
-
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
         return np.concatenate(operands, self.axis, out=out)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
-        at, start = self.axis % result.rank, 0
-        parts: list[Value] = []
-        for operand in operands:
-            end: Dim = start + operand.shape[at]
-            parts.append(slice_axis(cotangent, at, start, end))
-            start = end  # type: ignore[assignment]
-        return tuple(parts)
+        at = self.axis % result.rank
+        ends = list(accumulate((operand.shape[at] for operand in operands), initial=dims.dim(0)))
+        return tuple(slice_axis(cotangent, at, start, end) for start, end in pairwise(ends))
 
 
 @dataclass(frozen=True, eq=False)
