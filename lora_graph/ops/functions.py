@@ -14,27 +14,22 @@ from lora_graph.ops import unary as u
 
 
 def _unary(op: type[Op]) -> Callable[[Any], Any]:
-    def function(x: Any) -> Any:
-        return apply(op(), x)
-
-    function.__doc__ = op.__doc__
-    function.__name__ = function.__qualname__ = op.__name__.lower()
-    return function
+    return _named(op, lambda x: apply(op(), x))
 
 
 def _binary(op: type[Op]) -> Callable[[Any, Any], Any]:
-    def function(a: Any, b: Any) -> Any:
-        return apply(op(), a, b)
-
-    function.__doc__ = op.__doc__
-    function.__name__ = function.__qualname__ = op.__name__.lower()
-    return function
+    return _named(op, lambda a, b: apply(op(), a, b))
 
 
 def _reduction(op: type[r.Reduction]) -> Callable[..., Any]:
     def function(x: Any, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Any:
         return x._reduce(op.__name__, axis, keepdims)
 
+    return _named(op, function)
+
+
+def _named(op: type[Op], function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` with the name and the docstring of ``op``."""
     function.__doc__ = op.__doc__
     function.__name__ = function.__qualname__ = op.__name__.lower()
     return function

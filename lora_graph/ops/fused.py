@@ -5,12 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
 from lora_graph.ir.leaves import Constant, Input
 from lora_graph.ir.op import Op
 from lora_graph.ir.types import TensorType, Type
 from lora_graph.ir.value import Value, apply, topological
+from lora_graph.ops.base import store
 
 
 class Fused(Op, abstract=True):
@@ -37,10 +36,7 @@ class Fused(Op, abstract=True):
         for value in order:
             arrays = [known[operand] for operand in value.operands]
             known[value] = value.op.value if isinstance(value.op, Constant) else value.op.evaluate(*arrays)
-        if out is None:
-            return known[result]
-        np.copyto(out, known[result])
-        return out
+        return store(known[result], out)
 
     @property
     def has_pullback(self) -> bool:
