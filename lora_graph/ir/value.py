@@ -172,18 +172,20 @@ def topological(outputs: Iterable[Value], stop: Callable[[Value], bool] | None =
     The order is that of a depth-first walk over operands from left to right, so it depends on the graph alone.
     """
     order: list[Value] = []
-    seen: set[Value] = set()
-    stack: list[tuple[Value, bool]] = [(value, False) for value in reversed(list(outputs))]
+    opened: set[Value] = set()
+    done: set[Value] = set()
+    stack = list(outputs)[::-1]
     while stack:
-        value, expanded = stack.pop()
-        if expanded:
+        value = stack[-1]
+        if value in done or (value not in opened and stop is not None and stop(value)):
+            stack.pop()
+        elif value in opened or not value.operands:
+            stack.pop()
+            done.add(value)
             order.append(value)
-            continue
-        if value in seen or (stop is not None and stop(value)):
-            continue
-        seen.add(value)
-        stack.append((value, True))
-        stack.extend((operand, False) for operand in reversed(value.operands) if operand not in seen)
+        else:
+            opened.add(value)
+            stack += value.operands[::-1]
     return order
 
 

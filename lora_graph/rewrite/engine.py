@@ -67,13 +67,13 @@ class _Search:
 
     def fire(self, value: Value, users: dict[Value, int]) -> tuple[Rule, Value] | None:
         """The first rule that fires at ``value``, and what it writes."""
+        if value in self.inert:
+            return None
         heads = (type(value.op), *[type(operand.op) for operand in value.operands])
         candidates = self.candidates.get(heads)
         if candidates is None:
             fitting = (r for r in self.rules if r.pattern.head is heads[0] and r.pattern.fits(heads[1:]))
             candidates = self.candidates[heads] = tuple(fitting)
-        if not candidates or value in self.inert:
-            return None
         final = True
         for rule in candidates:
             for bindings in rule.pattern.match(value, {}):

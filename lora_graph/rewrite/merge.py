@@ -9,6 +9,10 @@ Kronecker product, a sum of several adapters, a user's own invention. What W + d
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
 
 from lora_graph.ir.dims import Shape
 from lora_graph.ir.value import Value, apply, topological
@@ -107,11 +111,20 @@ def linear_weight(facts: Facts, d: Value, x: Value) -> Value | Refusal | None:
     if d.rank != x.rank:
         return Refusal(f"the bypass from {x.type} ends in {d.type}, which has more than one axis of features")
     lead: Shape = (*(1,) * (lead_rank - 1), features)
-    new: dict[Value, Value] = {x: eye(features, x.dtype).reshape((*lead, features))}
+    identity = _identity(lead, features, x.dtype)
+    new: dict[Value, Value] = {x: identity}
     for value in topological([d], stop=lambda v: v is x or v not in path):
         operands = [new.get(operand, operand) for operand in value.operands]
-        new[value] = apply(value.op.with_lead(lead), *operands)
+        if operands[0] is identity and lead_rank == 1 and isinstance(value.op, MatMul):
+            new[value] = operands[1]  # what identity_times would make of it
+        else:
+            new[value] = apply(value.op.with_lead(lead), *operands)
     return new[d].reshape((features, d.shape[-1]))
+
+
+@lru_cache(maxsize=64)
+def _identity(lead: Shape, features: int, dtype: np.dtype[Any]) -> Value:
+    return eye(features, dtype).reshape((*lead, features))
 
 
 def _path(facts: Facts, d: Value, x: Value) -> set[Value] | Refusal | None:

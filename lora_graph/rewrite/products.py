@@ -55,6 +55,8 @@ def scale_right_factor(facts: Facts, a: Value, b: Value, s: Value) -> Outcome:
 
 
 def _place_scale(facts: Facts, a: Value, b: Value, s: Value, now: int) -> Outcome:
+    if facts.fold != "none" and facts.is_foldable(a, b, s):
+        return None  # the whole product is computed ahead of time
     # b before a among equals: the convention folds the scale of an adapter into B
     options: list[tuple[int, Callable[[], Value]]] = [
         (_scale_cost(facts, b, s), lambda: a @ (b * s)),

@@ -227,8 +227,8 @@ def _inside(value: Value) -> Value:
 
 
 def merging() -> Iterator[Case]:
-    low, weight = X @ A @ B, eye(4, "float64") @ A @ B
-    scaled = W + eye(4, "float64") @ A @ B * 2.0
+    low, weight = X @ A @ B, A @ B
+    scaled = W + A @ B * 2.0
     yield Case("unfuse_product", op("Gemm", X, W, alpha=0.5, transB=1), X @ W.T * 0.5)
     yield Case("unfuse_product", op("Gemm", X, W, b))
     yield Case("unfuse_gemm", op("Gemm", X, W, b, beta=2.0), X @ W + b * 2.0)
