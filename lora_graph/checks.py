@@ -35,6 +35,25 @@ def number(name: str, value: Any) -> float:
     return real
 
 
+def at_least_zero(name: str, value: Any) -> float:
+    if number(name, value) < 0:
+        raise ValueError(f"{name} must be at least 0, got {value}")
+    return float(value)
+
+
+def positive(name: str, value: Any) -> float:
+    if number(name, value) <= 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+    return float(value)
+
+
+def below_one(name: str, value: Any) -> float:
+    """``value`` as a share that is not all: a number in [0, 1)."""
+    if not 0 <= number(name, value) < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {value}")
+    return float(value)
+
+
 def scale(name: str, value: Any, default: float) -> float:
     """An alpha: ``default`` where it is negative; 0, NaN and infinity are errors."""
     checked = number(name, value)

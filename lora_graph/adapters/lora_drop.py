@@ -41,9 +41,7 @@ class LoRADropAdapter(Adapter):
         site: str = "output",
         rng: checks.Seed = None,
     ):
-        self.dropout_rate = checks.number("dropout_rate", dropout_rate)
-        if not 0 <= self.dropout_rate < 1:
-            raise ValueError(f"dropout_rate must be in [0, 1), got {dropout_rate}")
+        self.dropout_rate = checks.below_one("dropout_rate", dropout_rate)
         self.inference_scaling = checks.choice("inference_scaling", inference_scaling, ("documented", "none"))
         self.mask = checks.choice("mask", mask, ("feature", "element"))
         if mask == "element" and site != "output":

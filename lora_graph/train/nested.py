@@ -25,8 +25,7 @@ def train_with_nested_dropout(
 ) -> list[float]:
     """See :meth:`DyLoRAAdapter.train_with_nested_dropout`."""
     checks.integer("epochs", epochs, 0)
-    if checks.number("learning_rate", learning_rate) <= 0:
-        raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+    checks.positive("learning_rate", learning_rate)
     if len(inputs) != len(targets) or not len(inputs):
         raise ValueError(f"inputs and targets must be as many batches, at least one: got {len(inputs)}, {len(targets)}")
     training = TrainingStep(adapter, loss, SGD(learning_rate))

@@ -21,12 +21,10 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         if not callable(self.lr):
-            _at_least_zero("lr", self.lr)
+            checks.at_least_zero("lr", self.lr)
 
     def rate(self, step: int) -> float:
-        rate = self.lr(step) if callable(self.lr) else self.lr
-        _at_least_zero("lr", rate)
-        return float(rate)
+        return checks.at_least_zero("lr", self.lr(step) if callable(self.lr) else self.lr)
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -52,8 +50,8 @@ class SGD(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _below_one("momentum", self.momentum)
-        _at_least_zero("weight_decay", self.weight_decay)
+        checks.below_one("momentum", self.momentum)
+        checks.at_least_zero("weight_decay", self.weight_decay)
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -85,10 +83,9 @@ class Adam(Optimizer):
         if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
             raise TypeError(f"betas must be a pair of numbers, got {self.betas!r}")
         for beta in self.betas:
-            _below_one("betas", beta)
-        if checks.number("eps", self.eps) <= 0:
-            raise ValueError(f"eps must be positive, got {self.eps}")
-        _at_least_zero("weight_decay", self.weight_decay)
+            checks.below_one("betas", beta)
+        checks.positive("eps", self.eps)
+        checks.at_least_zero("weight_decay", self.weight_decay)
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -103,8 +100,8 @@ class Adam(Optimizer):
         first, second = self.betas
         mean = slots["mean"] * first + g * (1 - first)
         square = slots["square"] * second + g * g * (1 - second)
-        rate = lr / (1.0 - _power(first, count)).astype(p.dtype)
-        root = (1.0 / (1.0 - _power(second, count)).sqrt()).astype(p.dtype)
+        rate = lr / (1.0 - power(first, count)).astype(p.dtype)
+        root = (1.0 / (1.0 - power(second, count)).sqrt()).astype(p.dtype)
         return p - mean * rate / (square.sqrt() * root + self.eps), {"mean": mean, "square": square}
 
 
@@ -117,18 +114,3 @@ class AdamW(Adam):
     def update(self, p: Value, g: Value, slots: Slots, lr: Value, count: Value) -> tuple[Value, dict[str, Value]]:
         decayed = p * (1.0 - lr * self.weight_decay) if self.weight_decay else p
         return self._move(decayed, g, slots, lr, count)
-
-
-def _power(base: float, exponent: Value) -> Value:
-    result: Value = power(base, exponent)
-    return result
-
-
-def _below_one(name: str, value: float) -> None:
-    if not 0 <= checks.number(name, value) < 1:
-        raise ValueError(f"{name} must be in [0, 1), got {value}")
-
-
-def _at_least_zero(name: str, value: float) -> None:
-    if checks.number(name, value) < 0:
-        raise ValueError(f"{name} must be at least 0, got {value}")
