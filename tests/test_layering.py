@@ -19,7 +19,7 @@ LAYERS = [
     {"autodiff", "interpret", "rewrite"},
     {"layers", "adapters", "onnx", "train"},
     {"interop", "inspect"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

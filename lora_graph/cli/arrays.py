@@ -11,7 +11,7 @@ import numpy as np
 
 from lora_graph.errors import LoadError
 from lora_graph.files import atomic_write
-from lora_graph.ir.types import Array
+from lora_graph.ir.types import Array, type_of
 
 
 def read_inputs(path: Path, names: Sequence[str]) -> dict[str, Array]:
@@ -37,16 +37,22 @@ def read_inputs(path: Path, names: Sequence[str]) -> dict[str, Array]:
     return {name: arrays[name] for name in names}
 
 
-def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """An .npz file of ``arrays``, or where ``path`` ends in .npy the only one; ValueError if there are several."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    if path.suffix == ".npy":
+        if len(arrays) > 1:
+            raise ValueError(f"{path}: an .npy file holds one array, the model gives {', '.join(arrays)}; use .npz")
+        np.save(buffer, next(iter(arrays.values())))
+    else:
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
     with atomic_write(path) as file:
         file.write(buffer.getvalue())
 
 
 def summary(array: Array) -> dict[str, Any]:
     """Type, and smallest, mean and largest element."""
-    found: dict[str, Any] = {"type": f"{array.dtype.name}[{', '.join(map(str, array.shape))}]"}
+    found: dict[str, Any] = {"type": str(type_of(array))}
     if array.size:
         found |= {"min": float(array.min()), "mean": float(array.mean()), "max": float(array.max())}
     return found

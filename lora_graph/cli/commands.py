@@ -12,7 +12,7 @@ MODEL = click.argument("model", type=click.Path(path_type=Path))
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
-@click.command()
+@click.command(short_help="Train, adapt and export a digit classifier.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -38,7 +38,7 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
         print_demo(result)
 
 
-@click.command()
+@click.command(short_help="Merge the adapters of an ONNX file.")
 @MODEL
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The file to write."
@@ -53,10 +53,13 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
 @click.option("--opset", type=int, default=21, show_default=True, help="ONNX opset, 21 to 26.")
 @AS_JSON
 def export(model: Path, output: Path, form: str, opset: int, as_json: bool) -> None:
-    """Write MODEL, an ONNX file, in another form: with its adapters merged into the base, say."""
+    """Write MODEL, an ONNX file, anew: with its adapters merged into their base, or beside it in another opset."""
     import lora_graph as lg
+    from lora_graph.layers.imported import FORM
 
     layer = lg.load_onnx(model)
+    if form == "parallel" and layer.metadata.get(FORM) == "merged":
+        raise ValueError(f"{model}: its adapters are merged, and cannot be taken out again; use --form merged")
     written = lg.export_onnx(layer, output, form=form, opset=opset)
     adapters = [f"{a['path'] or 'model'}: {a['family']} rank {a['rank']}" for a in layer.adapters]
     facts = {
@@ -74,16 +77,21 @@ def export(model: Path, output: Path, form: str, opset: int, as_json: bool) -> N
     click.echo(f"{output}: {form}, {facts['nodes']} nodes, {facts['bytes']:,} bytes ({found})")
 
 
-@click.command()
+@click.command(short_help="Run an ONNX file on arrays.")
 @MODEL
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="An .npz file for the outputs.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where the outputs go: an .npz file, or an .npy file for a single one.",
+)
 @click.option("--provider", default="cpu", show_default=True, help="ONNX Runtime provider: cpu, cuda ...")
 @AS_JSON
 def run(model: Path, data: Path, output: Path | None, provider: str, as_json: bool) -> None:
     """Run MODEL, an ONNX file, on DATA: an .npy file, or an .npz file with one array for each input."""
     import lora_graph as lg
-    from lora_graph.cli.arrays import read_inputs, summary, write_npz
+    from lora_graph.cli.arrays import read_inputs, summary, write_arrays
 
     with lg.Session(model, provider) as session:
         inputs = read_inputs(data, list(session.inputs))
@@ -91,7 +99,7 @@ def run(model: Path, data: Path, output: Path | None, provider: str, as_json: bo
         outputs: dict[str, Any] = results if isinstance(results, dict) else {next(iter(session.outputs)): results}
         providers = session.providers
     if output is not None:
-        write_npz(output, outputs)
+        write_arrays(output, outputs)
     facts = {"model": str(model), "providers": providers, "outputs": {n: summary(a) for n, a in outputs.items()}}
     if as_json:
         click.echo(json.dumps(facts, indent=2))

@@ -8,15 +8,20 @@ from rich.table import Table
 
 from lora_graph.cli.demo import DemoResult
 
+WIDTH = 79
+"""Columns of a terminal that show the whole table; a narrower one gets the first five columns."""
+
 
 def print_demo(result: DemoResult) -> None:
+    console = Console()
+    shown = 8 if console.width >= WIDTH else 5
     title = "Digits turned by 90° and inverted: accuracy on held-out images"
     table = Table(title=title, title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("model", no_wrap=True)
-    for column in ("trained", "share", "before", "after", "max diff", "file", "latency"):
+    for column in ("trained", "share", "before", "after", "max diff", "file", "latency")[: shown - 1]:
         table.add_column(column, justify="right", no_wrap=True)
     for row in result.rows:
-        table.add_row(
+        cells = (
             row.name,
             f"{row.trained:,}" if row.trained else "-",
             f"{row.share:.1%}" if row.trained else "-",
@@ -26,12 +31,16 @@ def print_demo(result: DemoResult) -> None:
             f"{row.bytes / 1024:.0f} KiB",
             f"{row.latency_us:.0f} µs",
         )
-    console = Console()
+        table.add_row(*cells[:shown])
     console.print(table)
+    legend = (
+        " 'max diff' is the largest difference of any output between the interpreter, the parallel and the merged "
+        "model in ONNX Runtime; 'file' and 'latency' (one image, one thread) are those of the merged model."
+        if shown == 8
+        else f" A terminal of {WIDTH} columns shows differences, sizes and latencies as well."
+    )
     console.print(
-        f"The base network classifies {result.original_accuracy:.1%} of the digits as they are. "
-        "'max diff' is the largest difference of any output between the interpreter, the parallel and the merged model "
-        "in ONNX Runtime; 'file' and 'latency' (one image, one thread) are those of the merged model.",
+        f"The base network classifies {result.original_accuracy:.1%} of the digits as they are.{legend}",
         highlight=False,
     )
     count = sum(len(row.files) for row in result.rows)

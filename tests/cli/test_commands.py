@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 import lora_graph as lg
 from lora_graph.cli import main
+from lora_graph.cli.arrays import write_arrays
 
 
 def call(*arguments: object) -> Result:
@@ -79,6 +80,19 @@ def test_run_writes_and_summarises_the_outputs(adapter: lg.Adapter, parallel: Pa
     assert facts["outputs"]["y"]["type"] == "float32[5, 4]"
 
 
+def test_run_writes_a_single_output_as_npy(adapter: lg.Adapter, parallel: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "y.npy"
+    assert call("run", parallel, data, "-o", out).exit_code == 0
+    assert out.read_bytes().startswith(b"\x93NUMPY")
+    np.testing.assert_allclose(np.load(out), adapter.forward(np.load(data)), rtol=1e-5, atol=1e-5)
+
+
+def test_several_outputs_do_not_fit_an_npy_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds one array, the model gives y, z; use \.npz"):
+        write_arrays(tmp_path / "y.npy", {"y": np.zeros(1), "z": np.zeros(1)})
+    assert not list(tmp_path.iterdir())
+
+
 def test_run_takes_an_npz_with_one_array(parallel: Path, data: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", anything=np.load(data))
     assert call("run", parallel, tmp_path / "x.npz").exit_code == 0
@@ -88,7 +102,7 @@ def test_run_takes_an_npz_with_one_array(parallel: Path, data: Path, tmp_path: P
     ("arguments", "words"),
     [
         (("run", "{tmp}/none.onnx", "{data}"), "none.onnx"),
-        (("run", "{model}", "{tmp}/none.npy"), "none.npy"),
+        (("run", "{model}", "{tmp}/none.npy"), "none.npy: No such file or directory"),
         (("run", "{model}", "{model}"), "neither an .npy nor an .npz"),
         (("run", "{model}", "{pickled}"), "cannot be read as .npy or .npz"),
         (("run", "{model}", "{wide}"), "'x'"),
@@ -98,6 +112,7 @@ def test_run_takes_an_npz_with_one_array(parallel: Path, data: Path, tmp_path: P
         (("export", "{model}", "-o", "{tmp}/no/where.onnx"), "cannot write"),
         (("export", "{model}", "-o", "{tmp}/o.onnx", "--opset", "99"), "21..26"),
         (("export", "{outside}", "-o", "{tmp}/o.onnx"), "site='weight'"),
+        (("export", "{merged}", "-o", "{tmp}/o.onnx", "--form", "parallel"), "cannot be taken out again"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*cannot be merged into it exactly")
@@ -107,13 +122,14 @@ def test_bad_input_is_one_line_and_exit_code_2(
     np.save(tmp_path / "pickled.npy", np.array([{"a": 1}]), allow_pickle=True)
     np.save(tmp_path / "wide.npy", np.zeros((5, 7), np.float32))
     lg.export_onnx(lg.StandardLoRAAdapter(lg.DenseLayer(6, 4, "relu"), 2), tmp_path / "outside.onnx")
+    lg.export_onnx(lg.load_onnx(parallel), tmp_path / "merged.onnx", form="merged")
     before = sorted(tmp_path.iterdir())
     places = {
         "tmp": tmp_path,
         "model": parallel,
         "data": data,
         **{name: tmp_path / f"{name}.npy" for name in ("pickled", "wide")},
-        "outside": tmp_path / "outside.onnx",
+        **{name: tmp_path / f"{name}.onnx" for name in ("outside", "merged")},
     }
     result = call(*(argument.format(**places) for argument in arguments))
     assert result.exit_code == 2, result.output
@@ -130,6 +146,6 @@ def test_debug_shows_the_traceback(tmp_path: Path, data: Path) -> None:
 
 
 def test_the_installed_program_runs() -> None:
-    script = "from lora_graph.cli import main; main(['--version'])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "lora_graph", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"lora-graph, version {lg.__version__}"

@@ -13,6 +13,8 @@ from click.testing import CliRunner
 
 import lora_graph as lg
 from lora_graph.cli import main
+from lora_graph.cli.demo import DemoResult, Row
+from lora_graph.cli.demo_table import print_demo
 from lora_graph.data import changed_task, split
 
 COMMITTED = Path(__file__).parents[2] / "exported_models"
@@ -86,3 +88,17 @@ def test_a_committed_model_still_loads_and_agrees(path: Path) -> None:
     np.testing.assert_allclose(lg.Session(twin).run(images), outputs, atol=1e-3, rtol=1e-4)
     accuracy = (outputs.argmax(axis=1) == held_out.labels).mean()
     assert accuracy == pytest.approx(row["after"], abs=1 / len(images))
+
+
+@pytest.mark.parametrize(("width", "columns"), [("79", 8), ("60", 5)])
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers(
+    width: str, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    row = Row("full fine-tuning", 26122, 1.0, 0.15, 0.953, 2e-6, ("full.onnx",), 105444, 123.4)
+    print_demo(DemoResult(0, "out", 0.981, (row,), 12.0))
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    (line,) = [line for line in printed.splitlines() if "fine-tuning" in line]
+    cells = ["26,122", "100.0%", "15.0%", "95.3%", "2e-06", "103 KiB", "123 µs"]
+    assert line.split("fine-tuning")[1].split() == " ".join(cells[: columns - 1]).split()
