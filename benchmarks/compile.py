@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -40,7 +41,7 @@ def work() -> None:
         export_model(optimized.graph, state, path)
         clock.append(time.perf_counter())
         written = path.stat().st_size
-    seconds = dict(zip(PHASES, (b - a for a, b in zip(clock, clock[1:], strict=False)), strict=True))
+    seconds = dict(zip(PHASES, (b - a for a, b in pairwise(clock)), strict=True))
     harness.report(CONTENDER, seconds=seconds, bytes=written, ops=sum(optimized.graph.op_counts().values()))
 
 
@@ -61,9 +62,7 @@ def main() -> None:
         print(f"{name:>9}: {spread.median:.3f} s ({spread.low:.3f}..{spread.high:.3f})")
     size = median(report["bytes"] for report in reports)
     print(f"{LAYERS} layers, {reports[0]['ops']} ops, {size / 1e6:.0f} MB written")
-    path = harness.save(
-        "compile", threads=1, rows=rows, total=totals, bytes=size, versions=reports[0]["versions"]
-    )
+    path = harness.save("compile", threads=1, rows=rows, total=totals, bytes=size, versions=reports[0]["versions"])
     print(f"kept in {path.relative_to(harness.ROOT)}")
 
 

@@ -54,7 +54,7 @@ def main() -> None:
 
     adapter = VeRA(base, rank=32, site="weight", rng=2)
     history = lg.fit(adapter, (x, target), optimizer=lg.Adam(1e-2), epochs=60)
-    print(f"{adapter.parameter_count} trained numbers, loss {history.epoch_losses[0]:.4f} -> {history.epoch_losses[-1]:.4f}")
+    print(f"{adapter.parameter_count} trained numbers: {history}")
 
     merged = adapter.eval().merge_to_original_layer()
     print(f"merged into a {type(merged).__name__}: largest difference {np.abs(merged(x) - adapter(x)).max():.1e}")
