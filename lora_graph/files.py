@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,6 +36,16 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """Raise the OSError that writing to ``path`` would end in, before there is anything to write. Leaves no trace."""
+    with suppress(_Undone), atomic_write(path):
+        raise _Undone
+
+
+class _Undone(Exception):
+    """Takes back what was begun."""
 
 
 def sync_directory(directory: Path) -> None:

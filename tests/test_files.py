@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lora_graph import files
-from lora_graph.files import atomic_write
+from lora_graph.files import atomic_write, require_writable
 
 
 def put(path: Path, content: bytes) -> None:
@@ -81,6 +81,19 @@ def test_a_missing_folder_and_a_folder_are_named(tmp_path: Path) -> None:
         put(tmp_path / "nowhere" / "a.bin", b"new")
     with pytest.raises(IsADirectoryError, match="is a directory"):
         put(tmp_path, b"new")
+
+
+def test_what_could_not_be_written_is_known_before(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    require_writable(path)
+    assert list(tmp_path.iterdir()) == []
+    put(path, b"old")
+    require_writable(path)
+    assert [(item, item.read_bytes()) for item in tmp_path.iterdir()] == [(path, b"old")]
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        require_writable(tmp_path / "nowhere" / "a.bin")
+    with pytest.raises(IsADirectoryError, match="is a directory"):
+        require_writable(tmp_path)
 
 
 def test_permissions_and_links_stay(tmp_path: Path) -> None:

@@ -7,15 +7,17 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
+from lora_graph import checks
 from lora_graph.interpret import Program, compile_graph
 from lora_graph.ir.dims import Dim
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.types import Array
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.trace import lead_names
-from lora_graph.rewrite.pipeline import Optimized, optimize_graph
+from lora_graph.rewrite.pipeline import PRESETS, Optimized, optimize_graph
 from lora_graph.rewrite.record import Report
 
 _optimized = lru_cache(maxsize=128)(optimize_graph)
@@ -34,6 +36,7 @@ def optimize(
     ``"inference"`` scales weights ahead of time, ``"deploy"`` merges adapters into their base and fuses for ONNX.
     Graphs of one structure are optimized once; ``report.cache_hits`` tells how often that was of use.
     """
+    checks.choice("preset", preset, list(PRESETS))
     graph, given = _graph_and_state(graph_or_layer, state, input_shape)
     optimized = _optimized(graph, preset)
     report = replace(optimized.report, cache_hits=_optimized.cache_info().hits)
@@ -49,6 +52,7 @@ def compile(  # noqa: A001
     """
     if not isinstance(layer_or_graph, Layer | Graph):
         raise TypeError(f"compile takes a Layer or a Graph, got {layer_or_graph!r}")
+    checks.choice("preset", preset, list(PRESETS))
     return Compiled(layer_or_graph, preset, dict(state or {}))
 
 
@@ -81,7 +85,7 @@ class Compiled:
         """The output, or a dict of outputs by name where there are several."""
         graph = self.source
         inputs = dict(x) if isinstance(x, Mapping) else None
-        rank = getattr(x, "ndim", None) if inputs is None and isinstance(graph, Layer) else None
+        rank = np.ndim(x) if inputs is None and isinstance(graph, Layer) else None
         key = -1 if rank is None else rank
         if key not in self._ready:
             optimized, program = self._prepare(rank)

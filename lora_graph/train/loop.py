@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lora_graph import checks
+from lora_graph.files import require_writable
 from lora_graph.layers.layer import Layer
 from lora_graph.train.checkpoint import Position, load_checkpoint, save_checkpoint
 from lora_graph.train.data import Batch, Data, data_of
@@ -109,6 +110,7 @@ class _Run:
 
     def keep(self, checkpoint: str | Path, settings: dict[str, Any], resume: bool) -> None:
         """Write checkpoints to a file from now on, after going on from it if ``resume`` and there is one."""
+        require_writable(checkpoint)
         self.checkpoint, self.settings = checkpoint, settings
         if resume and Path(checkpoint).exists():
             self.position = load_checkpoint(checkpoint, self.training, settings)

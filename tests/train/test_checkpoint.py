@@ -327,8 +327,14 @@ def test_after_a_failed_step_the_last_checkpoint_stays(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        lg.fit(adapted(), batches(1), checkpoint=tmp_path / "nowhere" / "run.safetensors")
+    model = adapted()
+    before = model.state
+    for path, kind in ((tmp_path / "nowhere" / "run.safetensors", FileNotFoundError), (tmp_path, IsADirectoryError)):
+        with pytest.raises(kind, match=path.parts[-2]):
+            lg.fit(model, batches(1), checkpoint=path)
+    with pytest.raises(TypeError):
+        lg.fit(model, batches(1), checkpoint=5)  # type: ignore[arg-type]
+    assert same_bits(model.state, before)
 
 
 # -- interrupts --------------------------------------------------------------------------------------------------------
