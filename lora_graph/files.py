@@ -44,7 +44,7 @@ def require_writable(path: str | os.PathLike[str]) -> None:
         raise _Undone
 
 
-class _Undone(Exception):
+class _Undone(Exception):  # noqa: N818
     """Takes back what was begun."""
 
 

@@ -85,7 +85,7 @@ class Compiled:
         """The output, or a dict of outputs by name where there are several."""
         graph = self.source
         inputs = dict(x) if isinstance(x, Mapping) else None
-        rank = np.ndim(x) if inputs is None and isinstance(graph, Layer) else None
+        rank = None if isinstance(x, Mapping) or isinstance(graph, Graph) else np.ndim(x)
         key = -1 if rank is None else rank
         if key not in self._ready:
             optimized, program = self._prepare(rank)
