@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import keyword
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from operator import mul
@@ -144,6 +144,21 @@ def plain_name(value: Dim) -> str | None:
         case SymbolicDim(terms=(((str() as name,), 1),)):
             return name
     return None
+
+
+def fits(shape: Sequence[Dim], sizes: Sequence[int], binding: dict[str, int]) -> bool:
+    """Whether an array of ``sizes`` can have ``shape``; ``binding`` holds the sizes of names, and takes up new ones.
+
+    Expressions of names are left unchecked.
+    """
+    if len(shape) != len(sizes):
+        return False
+    for dimension, size in zip(shape, sizes, strict=True):
+        name = plain_name(dimension)
+        wanted = dimension if name is None else binding.setdefault(name, size)
+        if isinstance(wanted, int) and wanted != size:
+            return False
+    return True
 
 
 def product(shape: Iterable[Dim]) -> Dim:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from lora_graph.ir import dims
@@ -91,6 +91,11 @@ class Graph:
         return {value.op.label: value for value in self.values if isinstance(value.op, Parameter)}
 
     @cached_property
+    def trainable(self) -> dict[str, Value]:
+        """Those of the Parameters that train."""
+        return {n: v for n, v in self.parameters.items() if isinstance(v.op, Parameter) and v.op.trainable}
+
+    @cached_property
     def dim_names(self) -> list[str]:
         """The named dimensions of the inputs, in order of appearance."""
         return list(dict.fromkeys(n for leaf in self.inputs for d in leaf.shape for n in dims.names(d)))
@@ -134,7 +139,7 @@ def replace(
 
 def substitute_dims(op: Op, binding: Mapping[str, Dim]) -> Op:
     """``op`` with the named dimensions in its attributes replaced."""
-    old = [getattr(op, f.name) for f in fields(op)]
+    old = op.attributes().values()
     new = [_substitute(attribute, binding) for attribute in old]
     return op if all(a is b for a, b in zip(old, new, strict=True)) else type(op)(*new)
 

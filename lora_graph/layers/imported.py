@@ -11,7 +11,6 @@ import numpy as np
 from lora_graph.errors import LoadError
 from lora_graph.ir.dims import Dim, plain_name
 from lora_graph.ir.graph import Graph, replace
-from lora_graph.ir.leaves import Parameter
 from lora_graph.ir.types import Array, show
 from lora_graph.ir.value import Value
 from lora_graph.layers.layer import Layer
@@ -47,9 +46,8 @@ class ImportedLayer(Layer):
         self.metadata = dict(metadata or {})
         self.adapters = read_adapters(self.metadata.get(ADAPTERS, "[]"))
         self._graph = graph
-        for label, leaf in graph.parameters.items():
-            assert isinstance(leaf.op, Parameter)
-            self._slots[label] = Slot(state[label], leaf.op.trainable)
+        for label in graph.parameters:
+            self._slots[label] = Slot(state[label], label in graph.trainable)
 
     @property
     def input_dtype(self) -> np.dtype[Any]:

@@ -16,12 +16,11 @@ import numpy.typing as npt
 from lora_graph import checks
 from lora_graph.autodiff import gradients
 from lora_graph.interpret import Program, compile_graph
-from lora_graph.ir.dims import Shape, plain_name
 from lora_graph.ir.graph import Graph
-from lora_graph.ir.leaves import Input, Parameter
-from lora_graph.ir.types import Array, show
+from lora_graph.ir.leaves import Input
+from lora_graph.ir.types import Array
 from lora_graph.ir.value import apply
-from lora_graph.layers.trace import lead_names, trace
+from lora_graph.layers.trace import batched, bind_input, trace
 from lora_graph.rewrite.pipeline import optimize_graph
 
 if TYPE_CHECKING:
@@ -42,9 +41,8 @@ def backward_graph(graph: Graph) -> Graph:
     """From the inputs of ``graph`` and the output's gradient: the gradients of x and of every trainable parameter."""
     output = graph.outputs["y"]
     seed = apply(Input(SEED, output.type))
-    trainable = {n: v for n, v in graph.parameters.items() if isinstance(v.op, Parameter) and v.op.trainable}
     x = graph.inputs[0]
-    wanted = {"x": x, **trainable} if x.type.is_float else trainable
+    wanted = {"x": x, **graph.trainable} if x.type.is_float else graph.trainable
     found = gradients(output, list(wanted.values()), seed)
     return Graph((*graph.inputs, seed), dict(zip(wanted, found, strict=True)), name=f"{graph.name} backward")
 
@@ -96,10 +94,9 @@ class Runner:
     def forward(self, x: npt.ArrayLike) -> Array:
         layer = self._layer
         array = checks.numeric("x", x, layer.input_dtype)
-        lead = array.ndim - len(layer.input_shape)
-        binding = _bind(layer.input_shape, array)
+        binding = bind_input("x", layer.input_shape, array.shape)
         places = layer.places()
-        traced = trace(layer, (*lead_names(lead), *layer.input_shape), places=places, annotate=False)
+        traced = trace(layer, batched(layer.input_shape, array.ndim), places=places, annotate=False)
         slots = layer.slots(places)
         inputs = {"x": array, **{draw.label: draw.sample(draw.layer.rng, binding) for draw in traced.draws}}
         state = {label: slot.array for label, (slot, _) in slots.items()}
@@ -134,17 +131,3 @@ class Runner:
 
     def clear_gradients(self) -> None:
         self._gradients = None
-
-
-def _bind(sample: Shape, x: Array) -> dict[str, int]:
-    """The sizes of all named axes of an input that ends in ``sample``; ValueError if it does not."""
-    lead = x.ndim - len(sample)
-    binding = dict(zip(lead_names(lead), x.shape, strict=False))
-    for dimension, size in zip(sample, x.shape[max(lead, 0) :], strict=False):
-        name = plain_name(dimension)
-        wanted = dimension if name is None else binding.setdefault(name, size)
-        if isinstance(wanted, int) and wanted != size:
-            lead = -1
-    if lead < 0:
-        raise ValueError(f"x must end in {show(sample)}, got shape {x.shape}")
-    return binding

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_graph.ir.dims import Dim, Shape, evaluate, shape_of
+from lora_graph.ir.dims import Dim, Shape, evaluate, fits, shape_of
 from lora_graph.ir.graph import Graph, Note
 from lora_graph.ir.leaves import Input, Parameter
 from lora_graph.ir.types import Array, TensorType, show
@@ -195,6 +195,19 @@ def trace(
 def lead_names(rank: int) -> tuple[str, ...]:
     """Names for ``rank`` leading axes: batch, then axis1, axis2 …"""
     return tuple("batch" if i == 0 else f"axis{i}" for i in range(rank))
+
+
+def batched(sample: Shape, rank: int) -> Shape:
+    """The shape of an input of ``rank`` axes that ends in ``sample``."""
+    return (*shape_of(lead_names(rank - len(sample))), *sample)
+
+
+def bind_input(name: str, sample: Shape, sizes: Sequence[int]) -> dict[str, int]:
+    """The sizes of all named axes of the input ``name``; ValueError if it does not end in ``sample``."""
+    binding: dict[str, int] = {}
+    if not fits(batched(sample, len(sizes)), sizes, binding):
+        raise ValueError(f"{name} must end in {show(sample)}, got shape {tuple(sizes)}")
+    return binding
 
 
 def ends_in(shape: Shape, sample: Shape) -> bool:

@@ -9,7 +9,6 @@ import onnx
 import onnx_ir as ir
 
 from lora_graph.ir.graph import Graph
-from lora_graph.ir.leaves import Parameter
 from lora_graph.ir.types import Array
 from lora_graph.onnx.attributes import PARAMETERS, VERSION
 from lora_graph.onnx.lowering import Exporter
@@ -54,7 +53,7 @@ def build(
     """As :func:`lower`, as a model that refers to the arrays of ``state`` without copying them."""
     if opset not in IR_VERSIONS:
         raise ValueError(f"opset must be in {min(IR_VERSIONS)}..{max(IR_VERSIONS)}, got {opset!r}")
-    parameters = {name: leaf.op.trainable for name, leaf in graph.parameters.items() if isinstance(leaf.op, Parameter)}
+    parameters = {name: name in graph.trainable for name in graph.parameters}
     own = {VERSION: __version__, PARAMETERS: json.dumps(parameters)}
     for key, text in (metadata or {}).items():
         if not isinstance(key, str) or not isinstance(text, str):

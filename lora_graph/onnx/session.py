@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from lora_graph import checks
 from lora_graph.errors import LoadError
 from lora_graph.ir import dims
 from lora_graph.ir.types import Array, TensorType
@@ -51,11 +52,7 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
-            if isinstance(threads, bool) or not isinstance(threads, int):
-                raise TypeError(f"threads must be an int, got {threads!r}")
-            if threads < 1:
-                raise ValueError(f"threads must be at least 1, got {threads}")
-            options.intra_op_num_threads = threads
+            options.intra_op_num_threads = checks.integer("threads", threads, 1)
         self._session = _open(model, options, wanted)
         self._providers = self._session.get_providers()
         missing = [name for name in wanted if name not in self._providers]
@@ -183,16 +180,9 @@ def _fit(name: str, given: Any, type_: TensorType, binding: dict[str, int]) -> A
     """``given`` as an array of ``type_``; ``binding`` collects the sizes that named dimensions have."""
     array = np.asarray(given)
     if array.dtype != type_.dtype:
-        if not type_.is_float and not (array.dtype.kind in "iu" and type_.dtype.kind in "iu"):
-            raise TypeError(f"input {name!r} must be {type_}, got {array.dtype.name}{list(array.shape)}")
-        if array.dtype.kind not in "fiub":
+        if array.dtype.kind not in ("fiub" if type_.is_float else "iu" if type_.dtype.kind in "iu" else ""):
             raise TypeError(f"input {name!r} must be {type_}, got {array.dtype.name}{list(array.shape)}")
         array = array.astype(type_.dtype)
-    fits = array.ndim == type_.rank
-    for size, actual in zip(type_.shape, array.shape, strict=False):
-        plain = dims.plain_name(size)
-        expected = size if isinstance(size, int) else binding.setdefault(plain, actual) if plain else actual
-        fits = fits and expected == actual
-    if not fits:
+    if not dims.fits(type_.shape, array.shape, binding):
         raise ValueError(f"input {name!r} must be {type_}, got shape {list(array.shape)}")
     return array

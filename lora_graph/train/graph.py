@@ -70,7 +70,7 @@ def step_graphs(
 ) -> StepGraphs:
     """The graphs that train what ``traced`` computes to meet ``target``."""
     value = loss_of(loss, traced.graph.outputs["y"], target)
-    parameters = {n: v for n, v in traced.graph.parameters.items() if isinstance(v.op, Parameter) and v.op.trainable}
+    parameters = traced.graph.trainable
     if not parameters:
         raise ValueError("nothing to train: the output depends on no parameter that trains")
     taken = {*RESERVED} & {*traced.graph.parameters, *traced.updates}
@@ -103,14 +103,15 @@ def apply_gradients(
     Where only a part of a parameter is active, the rest keeps its value, its moments and its own count of steps.
     Counts are float64, so that 1 - βᵗ is exact enough in a float32 model.
     """
-    count: Value = apply(Parameter(COUNT, tensor(np.float64), False))
     results: dict[str, Value] = {NORM: global_norm(found.values())}
     found = clipped(found, clipping)
     initial: dict[str, TensorType] = {}
     for name, parameter in parameters.items():
         mask = active.get(name)
-        own = count if mask is None else apply(Parameter(f"{COUNT}/{name}", mask.type.with_dtype(np.float64), False))
-        steps = own + 1.0 if mask is None else own + mask.astype(np.float64)
+        label = COUNT if mask is None else f"{COUNT}/{name}"
+        kind = tensor(np.float64) if mask is None else mask.type.with_dtype(np.float64)
+        count: Value = apply(Parameter(label, kind, False))
+        steps = count + (1.0 if mask is None else mask.astype(np.float64))
         slots = {s: apply(Parameter(f"optimizer.{s}/{name}", parameter.type, False)) for s in optimizer.slots}
         # what is inactive divides by 1 - βᵗ with t = 0, and is thrown away by the mask
         new, moved = optimizer.update(parameter, found[name], slots, RATE_INPUT.astype(parameter.dtype), steps)
@@ -118,8 +119,7 @@ def apply_gradients(
         for slot, value in moved.items():
             results[f"optimizer.{slot}/{name}"] = _kept(mask, value, slots[slot])
             initial[f"optimizer.{slot}/{name}"] = parameter.type
-        results[own.op.label] = steps  # type: ignore[attr-defined]
-        initial[own.op.label] = own.type  # type: ignore[attr-defined]
+        results[label], initial[label] = steps, count.type
     return results, initial
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,13 +10,12 @@ import numpy as np
 
 from lora_graph import checks
 from lora_graph.interpret import Program, compile_graph
-from lora_graph.ir.dims import Dim, plain_name, shape_of
+from lora_graph.ir.dims import shape_of
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.leaves import Input
 from lora_graph.ir.types import Array, TensorType, show
 from lora_graph.ir.value import Value, apply
-from lora_graph.layers.layer import Layer
-from lora_graph.layers.trace import Trace, lead_names, trace
+from lora_graph.layers.trace import Trace, batched, bind_input, lead_names, trace
 from lora_graph.rewrite.pipeline import optimize_graph
 from lora_graph.train.draws import Rng, draw_all
 from lora_graph.train.graph import TARGET, StepGraphs, step_graphs
@@ -40,9 +39,9 @@ class Prepared:
     @classmethod
     def build(cls, owner: TrainingStep, x: Array, target: Array) -> Prepared:
         """The step of ``owner`` for batches like this one."""
-        names = lead_names(lead_of(owner.model, x))
-        traced = trace(owner.model, (*names, *owner.model.input_shape))
-        kind = _target_type(names, target, traced.graph.outputs["y"])
+        sample = owner.model.input_shape
+        traced = trace(owner.model, batched(sample, x.ndim))
+        kind = _target_type(lead_names(x.ndim - len(sample)), target, traced.graph.outputs["y"])
         leaf = apply(Input(TARGET, kind))
         graphs = step_graphs(traced, leaf, owner.loss, owner.optimizer, owner.clipping, owner.accumulated)
         fixed = {name: owner.base[name] for name in graphs.fixed}
@@ -61,23 +60,9 @@ class Prepared:
         wanted = checks.numeric("targets", labels, self.target.dtype)
         if any(isinstance(d, int) and d != n for d, n in zip(self.target.shape, wanted.shape, strict=True)):
             raise ValueError(f"targets must have the shape {show(self.target.shape)}, got {wanted.shape}")
-        drawn = draw_all(self.traced.draws, bind(source.shape, data.shape), rng, self.steady, kept)
+        binding = bind_input("inputs", source.shape, data.shape)
+        drawn = draw_all(self.traced.draws, binding, rng, self.steady, kept)
         return {"x": data, TARGET: wanted, **drawn}
-
-
-def bind(shape: Iterable[Dim], sizes: Sequence[int]) -> dict[str, int]:
-    """The sizes of the plain names in ``shape``."""
-    return {name: size for d, size in zip(shape, sizes, strict=True) if (name := plain_name(d)) is not None}
-
-
-def lead_of(model: Layer, x: Array) -> int:
-    """How many leading axes ``x`` has; ValueError if it does not end in the model's input shape."""
-    sample = model.input_shape
-    tail = x.shape[x.ndim - len(sample) :] if x.ndim >= len(sample) else ()
-    fits = len(tail) == len(sample) and all(not isinstance(d, int) or d == n for d, n in zip(sample, tail, strict=True))
-    if not fits:
-        raise ValueError(f"inputs must end in {show(sample)}, got shape {x.shape}")
-    return x.ndim - len(sample)
 
 
 def _target_type(names: Sequence[str], target: Array, prediction: Value) -> TensorType:

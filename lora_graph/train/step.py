@@ -12,16 +12,15 @@ import numpy.typing as npt
 from lora_graph import checks
 from lora_graph.errors import TrainingError
 from lora_graph.interpret import Program
-from lora_graph.ir.leaves import Input
 from lora_graph.ir.types import Array
 from lora_graph.layers.layer import Layer
+from lora_graph.layers.trace import bind_input
+from lora_graph.train.data import Batch
 from lora_graph.train.draws import Rng, own_rng
 from lora_graph.train.graph import LOSS, NORM, RATE, SHARE, Clipping, is_sum
 from lora_graph.train.loss import Loss
 from lora_graph.train.optimizer import Adam, Optimizer
-from lora_graph.train.prepared import Prepared, lead_of
-
-Batch = tuple[Array, Array]
+from lora_graph.train.prepared import Prepared
 
 
 @dataclass(frozen=True)
@@ -128,8 +127,7 @@ class TrainingStep:
     def _advance(self, program: Program, inputs: Mapping[str, Array], pending: dict[str, Array]) -> None:
         """Run ``program`` on the state with what is pending in it, and add what it changes to ``pending``."""
         graph = program.graph
-        known = {leaf.op.label for leaf in graph.inputs if isinstance(leaf.op, Input)}
-        given = {name: array for name, array in inputs.items() if name in known}
+        given = {name: inputs[name] for name in graph.input_names}
         now = {**self._state, **pending}
         state = {name: now[name] for name in graph.parameters if name in now}
         out = {name: self._spare.pop(name) for name in graph.outputs if name in self._spare}
@@ -157,10 +155,9 @@ class TrainingStep:
 
 def _samples(model: Layer, x: Array) -> int:
     """How many samples ``x`` holds: the product of its leading axes."""
-    return prod(x.shape[: lead_of(model, x)])
+    bind_input("inputs", model.input_shape, x.shape)
+    return prod(x.shape[: x.ndim - len(model.input_shape)])
 
 
 def _limit(name: str, value: float | None) -> float | None:
-    if value is not None and checks.number(name, value) <= 0:
-        raise ValueError(f"{name} must be positive, got {value}")
-    return value
+    return None if value is None else checks.positive(name, value)
