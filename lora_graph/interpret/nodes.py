@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lora_graph.interpret.reference import bound, bound_type
+from lora_graph.interpret.reference import bound
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.leaves import Input, Parameter, Project
 from lora_graph.ir.op import Op
@@ -131,8 +131,9 @@ def _needed(order: list[Value], graph: Graph, held: Collection[Value]) -> list[V
 
 
 def _node(value: Value, operands: tuple[int, ...], nodes: list[Node], is_held: bool, sizes: Mapping[str, int]) -> Node:
-    op, kind_of = bound(value.op, sizes), value.result_type
-    type_ = bound_type(kind_of, sizes) if isinstance(kind_of, TensorType) else kind_of
+    op, type_ = bound(value.op, sizes), value.result_type
+    if isinstance(type_, TensorType):
+        type_ = type_.bind(sizes)
     here = len(nodes)
     if is_held:
         return Node(value, op, Kind.HELD, type_, operands, here, False)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from lora_graph.interpret.signature import Signature
-from lora_graph.ir import dims
 from lora_graph.ir.graph import Graph, substitute_dims
 from lora_graph.ir.leaves import Dimension, Project
 from lora_graph.ir.op import Op
@@ -53,11 +52,7 @@ def bound(op: Op, sizes: Mapping[str, int]) -> Op:
     return substitute_dims(op, sizes) if sizes else op
 
 
-def bound_type(kind: TensorType, sizes: Mapping[str, int]) -> TensorType:
-    return kind if kind.is_static else kind.with_shape([dims.evaluate(d, sizes) for d in kind.shape])
-
-
 def _check(value: Value, array: Array, sizes: Mapping[str, int]) -> None:
-    wanted = bound_type(value.type, sizes)
+    wanted = value.type.bind(sizes)
     if type_of(array) != wanted:
         raise RuntimeError(f"{value.op.name} is {type_of(array)}, but its type says {wanted}")

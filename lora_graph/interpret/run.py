@@ -14,11 +14,9 @@ from numpy.lib.array_utils import byte_bounds
 
 from lora_graph.interpret.plan import Plan
 from lora_graph.interpret.prelude import Prelude
-from lora_graph.interpret.reference import bound_type
 from lora_graph.interpret.signature import Binding, Port, Signature, check_rank, check_shape, read_state
 from lora_graph.interpret.steps import Environment, Hook
 from lora_graph.ir.graph import Graph
-from lora_graph.ir.leaves import Parameter
 from lora_graph.ir.types import Array, type_of
 from lora_graph.ir.value import Value
 
@@ -38,11 +36,7 @@ class Program:
         self.graph = graph
         names = set(fixed)
         self._signature = Signature(graph, names)
-        self._fixed = [
-            Port("parameter", leaf.op.label, leaf)
-            for leaf in graph.parameters.values()
-            if isinstance(leaf.op, Parameter) and leaf.op.label in names
-        ]
+        self._fixed = [Port("parameter", name, leaf) for name, leaf in graph.parameters.items() if name in names]
         self._prelude = Prelude(graph, names, self._signature.dim_names)
         self._plans: _Recent[Binding, Plan] = _Recent(PLANS_KEPT)
         self._epoch = None if self._fixed else _Epoch([], self._prelude.compute({}))
@@ -128,7 +122,7 @@ class Program:
                 raise ValueError(f"out: there is no output {name!r}, only {sorted(self.graph.outputs)}")
             if not isinstance(array, np.ndarray):
                 raise TypeError(f"out: {name!r} must be an array, got {type(array).__name__}")
-            wanted = bound_type(self.graph.outputs[name].type, sizes)
+            wanted = self.graph.outputs[name].type.bind(sizes)
             if type_of(array) != wanted:
                 raise ValueError(f"out: {name!r} must be {wanted}, got {type_of(array)}")
             if not array.flags.writeable:

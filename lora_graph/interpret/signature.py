@@ -10,7 +10,7 @@ import numpy as np
 
 from lora_graph.ir import dims
 from lora_graph.ir.graph import Graph
-from lora_graph.ir.leaves import Input, Parameter
+from lora_graph.ir.leaves import Input
 from lora_graph.ir.types import Array, TensorType, show
 from lora_graph.ir.value import Value
 
@@ -39,15 +39,10 @@ class Signature:
 
     def __init__(self, graph: Graph, without: Collection[str] = ()) -> None:
         self.inputs = [Port("input", leaf.op.label, leaf) for leaf in graph.inputs if isinstance(leaf.op, Input)]
-        parameters = [leaf for leaf in graph.parameters.values() if isinstance(leaf.op, Parameter)]
-        self.parameters = [
-            Port("parameter", leaf.op.label, leaf)
-            for leaf in parameters
-            if isinstance(leaf.op, Parameter) and leaf.op.label not in without
-        ]
+        self.parameters = [Port("parameter", n, leaf) for n, leaf in graph.parameters.items() if n not in without]
         self.ports = (*self.inputs, *self.parameters)
         self.input_names = frozenset(port.name for port in self.inputs)
-        leaves = (*graph.inputs, *parameters)
+        leaves = (*graph.inputs, *graph.parameters.values())
         self.dim_names = tuple(dict.fromkeys(n for leaf in leaves for d in leaf.shape for n in dims.names(d)))
         self.assumptions = tuple(graph.assumptions) if self.dim_names else ()
 

@@ -24,7 +24,7 @@ from lora_graph.ir import dims
 from lora_graph.ir.graph import Graph, Note
 from lora_graph.ir.leaves import Input, Parameter
 from lora_graph.ir.op import OPS, Op
-from lora_graph.ir.types import Array, TensorType, Type
+from lora_graph.ir.types import Array, TensorType, Type, type_of
 from lora_graph.ir.value import Value, apply
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/-]+")
@@ -212,7 +212,7 @@ def _literal(attribute: Any) -> str:
 
 
 def _array_literal(array: Array) -> str:
-    kind = f"{array.dtype.name}[{', '.join(map(str, array.shape))}]"
+    kind = str(type_of(array))
     if array.dtype.kind in "biu":
         return f"array({kind!r}, {array.tolist()!r})"
     # the shortest digits that tell a float32 from its neighbours are fewer than those of the equal float64
