@@ -27,8 +27,7 @@ def merged_layer(adapter: Adapter, base: Layer) -> Layer:
     plain = optimize_graph(base.to_graph(), "merge").graph
     found = solve(plain.outputs["y"], merged.graph.outputs["y"])
     if found is None:
-        reasons = {f"{refused.rule}: {refused.reason}" for refused in merged.report.refusals}
-        why = "; ".join(sorted(reasons)) or "its graph does not reduce to that of the base"
+        why = "; ".join(merged.report.reasons) or "its graph does not reduce to that of the base"
         raise MergeError(f"{adapter.layer_name} cannot be merged into {base.layer_name}: {why}")
     arrays = evaluate(Graph((), found, name="merged weights"), {}, adapter.state)
     layer = copy.deepcopy(base)

@@ -111,8 +111,8 @@ def _as_merged(adapters: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _require_merged(layer: Layer, optimized: Optimized, adapters: list[dict[str, Any]]) -> None:
     left = [name for adapter in adapters for name in adapter["parameters"] if name in optimized.graph.parameters]
     if left:
-        reasons = sorted({f"{refused.rule}: {refused.reason}" for refused in optimized.report.refusals})
-        why = f" ({'; '.join(reasons)})" if reasons else ""
+        reasons = "; ".join(optimized.report.reasons)
+        why = f" ({reasons})" if reasons else ""
         raise MergeError(
             f"{left[0]} of {layer.layer_name} cannot be merged exactly: its delta does not stand beside a linear weight"
             f"{why}; build the adapter with site='weight', or export form='parallel'"

@@ -18,6 +18,9 @@ class Refused:
     value: Value
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.reason}"
+
 
 @dataclass(frozen=True)
 class PassRecord:
@@ -63,6 +66,11 @@ class Report:
         return [refused for record in self.passes for refused in record.refused]
 
     @property
+    def reasons(self) -> list[str]:
+        """What was refused and why, each once."""
+        return sorted(set(map(str, self.refusals)))
+
+    @property
     def seconds(self) -> float:
         return sum(record.seconds for record in self.passes)
 
@@ -93,6 +101,5 @@ class Report:
         for record in self.passes:
             rules = ", ".join(f"{name} ×{count}" for name, count in record.fired.items()) or "nothing to do"
             lines.append(f"  {record.name}: {len(record.before)} -> {len(record.after)} values; {rules}")
-            reasons = {f"{refused.rule}: {refused.reason}" for refused in record.refused}
-            lines.extend(f"    refused {reason}" for reason in sorted(reasons))
+            lines.extend(f"    refused {reason}" for reason in sorted(set(map(str, record.refused))))
         return "\n".join(lines)
