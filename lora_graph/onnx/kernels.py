@@ -51,19 +51,25 @@ def why_not(op_type: str, operands: Sequence[TensorType | None], opset: int, red
 
 
 @cache
+def schema(op_type: str, opset: int) -> Any:
+    """What ONNX itself says about an op (an ``OpSchema``), or None if it has no such op at ``opset``."""
+    try:
+        return onnx.defs.get_schema(op_type, opset)
+    except onnx.defs.SchemaError:
+        return None
+
+
+@cache
 def results_needed(op_type: str, opset: int) -> int:
     """How many results a node has to name, used or not."""
-    return int(onnx.defs.get_schema(op_type, opset).min_output)
+    return int(schema(op_type, opset).min_output)
 
 
 @cache
 def _operand_types(op_type: str, opset: int) -> tuple[frozenset[str], ...] | None:
     """The types that ONNX lets each operand have (a variadic one is listed once), or None if there is no such op."""
-    try:
-        schema = onnx.defs.get_schema(op_type, opset)
-    except onnx.defs.SchemaError:
-        return None
-    return tuple(frozenset(formal.types) for formal in schema.inputs)
+    known = schema(op_type, opset)
+    return None if known is None else tuple(frozenset(formal.types) for formal in known.inputs)
 
 
 @cache

@@ -1,10 +1,10 @@
-"""ONNX ops that say nothing the IR has no other word for: each is read as the Values it stands for."""
+"""ONNX ops for which the IR has other words: each is read as the Values it stands for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import reduce
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -99,10 +99,8 @@ def read_split(node: View) -> tuple[Value, ...]:
     sizes: list[Dim] = list(given) if given is not None else _equal_parts(x.shape[axis], count)
     if len(sizes) != node.results or sum(sizes[1:], sizes[0]) != x.shape[axis]:
         raise ValueError(f"sizes {sizes} do not split axis {axis} of {x.type} in {node.results}")
-    starts: list[Dim] = [0]
-    for size in sizes:
-        starts.append(starts[-1] + size)
-    return tuple(slice_axis(x, axis, start, end) for start, end in pairwise(starts))
+    ends = accumulate(sizes, initial=dims.dim(0))
+    return tuple(slice_axis(x, axis, start, end) for start, end in pairwise(ends))
 
 
 def _equal_parts(size: Dim, count: int) -> list[Dim]:

@@ -15,6 +15,7 @@ from lora_graph.ir.leaves import CONSTANT_LIMIT, Constant, Parameter, constant, 
 from lora_graph.ir.types import Array
 from lora_graph.ir.value import Value
 from lora_graph.onnx.attributes import read_attributes, read_notes
+from lora_graph.onnx.kernels import schema
 from lora_graph.onnx.source import DEFAULT_DOMAINS, Opened
 from lora_graph.onnx.symbolic import Contents
 from lora_graph.onnx.tensors import dtype_of, read_tensor
@@ -102,11 +103,11 @@ class NodeReader:
 
 def check_node(node: onnx.NodeProto, opset: int) -> None:
     """Raise unless the op exists at ``opset`` and the node has the operands and attributes that ONNX says it takes."""
-    schema = _schema(node.op_type, opset) if node.domain in DEFAULT_DOMAINS else None
-    if schema is None:
+    known = schema(node.op_type, opset) if node.domain in DEFAULT_DOMAINS else None
+    if known is None:
         raise ValueError(f"this op is not supported at opset {opset}")
     required = onnx.defs.OpSchema.FormalParameterOption.Single
-    for formal, name in zip(schema.inputs, node.input, strict=False):
+    for formal, name in zip(known.inputs, node.input, strict=False):
         if not name and formal.option == required:
             raise ValueError(f"operand {formal.name!r} is missing")
     onnx.checker.check_node(node, _context(opset))
@@ -114,22 +115,13 @@ def check_node(node: onnx.NodeProto, opset: int) -> None:
 
 def check_attributes(node: onnx.NodeProto, attributes: Attributes, opset: int) -> None:
     """Raise for an attribute that nobody looked at, unless it says what holds anyway."""
-    schema = _schema(node.op_type, opset)
-    assert schema is not None
+    declared = schema(node.op_type, opset).attributes
     for attribute in node.attribute:
-        default = schema.attributes[attribute.name].default_value
+        default = declared[attribute.name].default_value
         if attribute.name not in attributes.read and (
             onnx.helper.get_attribute_value(default) != onnx.helper.get_attribute_value(attribute)
         ):
             raise ValueError(f"the attribute {attribute.name}={attributes[attribute.name]!r} is not supported")
-
-
-@cache
-def _schema(op_type: str, opset: int) -> Any:
-    try:
-        return onnx.defs.get_schema(op_type, opset)
-    except onnx.defs.SchemaError:
-        return None
 
 
 @cache

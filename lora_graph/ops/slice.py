@@ -120,7 +120,7 @@ class Concat(Op):
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         at = self.axis % result.rank
-        ends = list(accumulate((operand.shape[at] for operand in operands), initial=dims.dim(0)))
+        ends = accumulate((operand.shape[at] for operand in operands), initial=dims.dim(0))
         return tuple(slice_axis(cotangent, at, start, end) for start, end in pairwise(ends))
 
 
