@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +55,7 @@ class LoRALayer(Layer):
         self._rank = checks.integer("rank", rank)
         check_rank("rank", self._rank, inner, outer)
         checks.choice("init", init, ("gaussian", "kaiming"))
-        self._set_up(inner, outer, alpha, activation, dtype, rng, layer_name)
+        self._set_up(inner, outer, alpha, activation, dtype=dtype, rng=rng, layer_name=layer_name)
         shape = (inner, self._rank)
         if init == "gaussian":
             a = self.rng.normal(0.0, math.sqrt(1 / self._rank), shape)
@@ -64,19 +64,11 @@ class LoRALayer(Layer):
         self.add_parameter("A", a)
         self.add_parameter("B", np.zeros((self._rank, outer)))
 
-    def _set_up(
-        self,
-        inner: int,
-        outer: int,
-        alpha: float,
-        activation: Activation,
-        dtype: npt.DTypeLike,
-        rng: checks.Seed,
-        layer_name: str | None,
-    ) -> None:
+    def _set_up(self, inner: int, outer: int, alpha: float, activation: Activation, **options: Any) -> None:
+        """All but the matrices; ``options`` are those of every Layer."""
         self._alpha = checks.scale("alpha", alpha, self._rank)
         self.activation, self._activate = activation_of(activation)
-        super().__init__(input_shape=(inner,), output_shape=(outer,), dtype=dtype, rng=rng, layer_name=layer_name)
+        super().__init__(input_shape=(inner,), output_shape=(outer,), **options)
 
     @classmethod
     def from_matrices(cls, A: npt.ArrayLike, B: npt.ArrayLike, alpha: float = -1) -> Self:
@@ -87,7 +79,7 @@ class LoRALayer(Layer):
             raise ValueError(f"A [in, rank] and B [rank, out] must share a rank, got {a.shape} and {b.shape}")
         layer = cls.__new__(cls)
         layer._rank = a.shape[1]
-        layer._set_up(a.shape[0], b.shape[1], alpha, None, dtype, None, None)
+        layer._set_up(a.shape[0], b.shape[1], alpha, None, dtype=dtype)
         layer.add_parameter("A", a)
         layer.add_parameter("B", b)
         return layer

@@ -48,8 +48,8 @@ def weight_uses(base: Layer) -> list[Site]:
     found = []
     for value in base.to_graph().values:
         weight = weight_of(value)
-        if weight is not None and weight.op.label in owners:  # type: ignore[attr-defined]
-            label: str = weight.op.label  # type: ignore[attr-defined]
+        if weight is not None and isinstance(weight.op, Parameter) and weight.op.label in owners:
+            label = weight.op.label
             match value.operands[1].shape:
                 case (int(inner), int(outer)):
                     found.append(Site(inner, outer, *owners[label], label, weight is not value.operands[1]))

@@ -86,11 +86,8 @@ def read_safetensors(path: str | Path) -> dict[str, Array]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise LoadError(f"{path}: cannot be read: {error.strerror or error}") from error
-    _check_header(path, content)
+    content = _content(path)
+    _read_header(path, content)
     try:
         tensors: dict[str, Array] = load(content)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -100,14 +97,19 @@ def read_safetensors(path: str | Path) -> dict[str, Array]:
 
 def read_metadata(path: str | Path) -> dict[str, str]:
     """The metadata in the header of a safetensors file."""
-    try:
-        header = _check_header(path, Path(path).read_bytes())
-    except OSError as error:
-        raise LoadError(f"{path}: cannot be read: {error.strerror or error}") from error
+    header = _read_header(path, _content(path))
     return {str(key): str(value) for key, value in (header.get("__metadata__") or {}).items()}
 
 
-def _check_header(path: str | Path, content: bytes) -> dict[str, Any]:
+def _content(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise LoadError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _read_header(path: str | Path, content: bytes) -> dict[str, Any]:
+    """The header as plain data; LoadError where it is broken or names a tensor twice."""
     size = int.from_bytes(content[:8], "little")
     if len(content) < 8 or size > len(content) - 8:
         raise LoadError(f"{path}: not a safetensors file: it is shorter than its header says")

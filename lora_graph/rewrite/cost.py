@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from lora_graph.ir import dims
 from lora_graph.ir.dims import Dim
 from lora_graph.ir.types import TensorType
@@ -32,7 +30,3 @@ def size(kind: TensorType) -> int:
 def flops(value: Value) -> int:
     """Floating-point operations of one application."""
     return nominal(value.op.flops(value.result_type, *[operand.type for operand in value.operands]))
-
-
-def total(values: Iterable[Value]) -> int:
-    return sum(flops(value) for value in values if value.operands)

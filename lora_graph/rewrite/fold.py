@@ -25,9 +25,9 @@ def fold_constants(graph: Graph) -> tuple[Graph, PassRecord]:
     started = time.perf_counter()
     known: dict[Value, Value] = {}
     for value in graph.values:
-        operands = [known.get(operand, operand) for operand in value.operands]
-        if operands and all(isinstance(operand.op, Constant) for operand in operands) and _is_known(value):
-            arrays = [operand.op.value for operand in operands]  # type: ignore[attr-defined]
+        ops = [known.get(operand, operand).op for operand in value.operands]
+        arrays = [op.value for op in ops if isinstance(op, Constant)]
+        if ops and len(arrays) == len(ops) and _is_known(value):
             with np.errstate(all="ignore"):
                 known[value] = constant(np.asarray(value.op.evaluate(*arrays)))
     new = _exchanged(graph, known) if known else graph
@@ -51,13 +51,12 @@ def hoist(graph: Graph, facts: Facts) -> tuple[Graph, Graph | None, PassRecord]:
     mapping: dict[Value, Value] = {}
     for value in wanted:
         source = _namesake(value)
-        label = source.op.label  # type: ignore[attr-defined]
+        label = source.label
         while label in taken:
             label += ".folded"
         taken.add(label)
         computed[label] = value
-        trainable = source.op.trainable  # type: ignore[attr-defined]
-        mapping[value] = apply(Parameter(label, value.type, trainable))
+        mapping[value] = apply(Parameter(label, value.type, source.trainable))
     new = _exchanged(graph, mapping)
     record = PassRecord("hoist weights", graph, new, {"hoist": len(wanted)}, seconds=time.perf_counter() - started)
     return new, Graph((), computed, name="prelude"), record
@@ -85,9 +84,9 @@ def _hoistable(graph: Graph, facts: Facts) -> list[Value]:
     return list(candidates)
 
 
-def _namesake(value: Value) -> Value:
+def _namesake(value: Value) -> Parameter:
     """The parameter whose place a computed weight takes: the first one of the same number of elements, or the first."""
-    leaves = [leaf for leaf in topological([value]) if isinstance(leaf.op, Parameter)]
+    leaves = [leaf.op for leaf in topological([value]) if isinstance(leaf.op, Parameter)]
     same = [leaf for leaf in leaves if leaf.type.size == value.type.size]
     return (same or leaves)[0]
 
