@@ -19,9 +19,17 @@ EXPECTED = (ValueError, TypeError, OSError, MergeError, TrainingError)
 class OneLineErrors(click.Group):
     """A group whose commands report errors in one line, or with ``--debug`` in full."""
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **extra)
+        except click.UsageError as error:
+            raise _in_one_line(error) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            raise _in_one_line(error) from error
         except EXPECTED as error:
             if ctx.params.get("debug"):
                 traceback.print_exc()
@@ -31,6 +39,22 @@ class OneLineErrors(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             sys.exit(130)
+
+
+class WrongUsage(click.ClickException):
+    """A command that was called in a way it does not know; shown in one line."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"error: {self.message}", file, err=True)
+
+
+def _in_one_line(error: click.UsageError) -> click.ClickException:
+    if type(error).show is not click.UsageError.show:  # it shows the help
+        return error
+    command = error.ctx.command_path if error.ctx else "lora-graph"
+    return WrongUsage(f"{' '.join(error.format_message().split())} (see {command} --help)")
 
 
 def _line(error: Exception) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import math
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -27,7 +30,7 @@ def read_inputs(path: Path, names: Sequence[str]) -> dict[str, Array]:
         arrays = (
             {path.stem: loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
         )
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise LoadError(f"{path}: cannot be read as .npy or .npz: {error}") from error
     if len(names) == 1 and len(arrays) == 1:
         return {names[0]: next(iter(arrays.values()))}
@@ -56,3 +59,10 @@ def summary(array: Array) -> dict[str, Any]:
     if array.size:
         found |= {"min": float(array.min()), "mean": float(array.mean()), "max": float(array.max())}
     return found
+
+
+def plain(facts: Any) -> Any:
+    """``facts`` as strict JSON has them: null for a number that is not finite."""
+    if isinstance(facts, dict):
+        return {name: plain(value) for name, value in facts.items()}
+    return None if isinstance(facts, float) and not math.isfinite(facts) else facts

@@ -91,7 +91,7 @@ def export(model: Path, output: Path, form: str, opset: int, as_json: bool) -> N
 def run(model: Path, data: Path, output: Path | None, provider: str, as_json: bool) -> None:
     """Run MODEL, an ONNX file, on DATA: an .npy file, or an .npz file with one array for each input."""
     import lora_graph as lg
-    from lora_graph.cli.arrays import read_inputs, summary, write_arrays
+    from lora_graph.cli.arrays import plain, read_inputs, summary, write_arrays
 
     with lg.Session(model, provider) as session:
         inputs = read_inputs(data, list(session.inputs))
@@ -102,7 +102,7 @@ def run(model: Path, data: Path, output: Path | None, provider: str, as_json: bo
         write_arrays(output, outputs)
     facts = {"model": str(model), "providers": providers, "outputs": {n: summary(a) for n, a in outputs.items()}}
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
+        click.echo(json.dumps(plain(facts), indent=2, allow_nan=False))
         return
     for name, array in outputs.items():
         found = summary(array)

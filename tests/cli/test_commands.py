@@ -105,6 +105,16 @@ def test_run_takes_an_npz_with_one_array(parallel: Path, data: Path, tmp_path: P
         (("run", "{model}", "{tmp}/none.npy"), "none.npy: No such file or directory"),
         (("run", "{model}", "{model}"), "neither an .npy nor an .npz"),
         (("run", "{model}", "{pickled}"), "cannot be read as .npy or .npz"),
+        (("run", "{model}", "{cut}"), "cannot be read as .npy or .npz"),
+        (("run", "{model}", "{damaged}"), "cannot be read as .npy or .npz"),
+        (("run", "{model}", "{tmp}"), "Is a directory"),
+        (("nonsense",), "No such command 'nonsense'"),
+        (("--nonsense",), "No such option"),
+        (("run", "{model}"), "Missing argument 'DATA'. (see main run --help)"),
+        (("export", "{model}"), "Missing option '-o'"),
+        (("export", "{model}", "-o", "{tmp}"), "is a directory"),
+        (("export", "{model}", "-o", "{tmp}/o.onnx", "--form", "half"), "'half'"),
+        (("demo", "--seed", "x"), "--seed"),
         (("run", "{model}", "{wide}"), "'x'"),
         (("run", "{model}", "{data}", "--provider", "nonsense"), "available: "),
         (("run", "{model}", "{data}", "-o", "{tmp}/no/where.npz"), "cannot write"),
@@ -121,6 +131,10 @@ def test_bad_input_is_one_line_and_exit_code_2(
 ) -> None:
     np.save(tmp_path / "pickled.npy", np.array([{"a": 1}]), allow_pickle=True)
     np.save(tmp_path / "wide.npy", np.zeros((5, 7), np.float32))
+    np.savez_compressed(tmp_path / "damaged.npz", x=np.linspace(0, 1, 300).reshape(50, 6))
+    content = (tmp_path / "damaged.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(content[: len(content) // 2])
+    (tmp_path / "damaged.npz").write_bytes(content[:100] + bytes(100) + content[200:])
     lg.export_onnx(lg.StandardLoRAAdapter(lg.DenseLayer(6, 4, "relu"), 2), tmp_path / "outside.onnx")
     lg.export_onnx(lg.load_onnx(parallel), tmp_path / "merged.onnx", form="merged")
     before = sorted(tmp_path.iterdir())
@@ -129,6 +143,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
         "model": parallel,
         "data": data,
         **{name: tmp_path / f"{name}.npy" for name in ("pickled", "wide")},
+        **{name: tmp_path / f"{name}.npz" for name in ("cut", "damaged")},
         **{name: tmp_path / f"{name}.onnx" for name in ("outside", "merged")},
     }
     result = call(*(argument.format(**places) for argument in arguments))
@@ -137,6 +152,15 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert line.startswith("error: ")
     assert words in line
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_json_has_null_where_a_number_is_not_finite(parallel: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "nan.npy", np.full((2, 6), np.nan, np.float32))
+    result = call("run", parallel, tmp_path / "nan.npy", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.output, parse_constant=pytest.fail)["outputs"]["y"]
+    assert found == {"type": "float32[2, 4]", "min": None, "mean": None, "max": None}
+    assert "min nan" in call("run", parallel, tmp_path / "nan.npy").output
 
 
 def test_debug_shows_the_traceback(tmp_path: Path, data: Path) -> None:
