@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from lora_graph.ir.op import OPS, Op
@@ -12,6 +12,15 @@ class Expression:
     """Anything that ops can be applied to."""
 
     __slots__ = ()
+
+    __array_ufunc__ = None
+    """Lets ``array * value`` be ours: NumPy would else take the array apart and give an array of objects."""
+
+    def __array_function__(self, function: Callable[..., Any], *_: Any) -> Any:
+        raise TypeError(
+            f"numpy.{function.__name__} computes at once, but a {type(self).__name__} has no numbers before its graph "
+            "runs: use lg.ops, or a method such as x.mean()"
+        )
 
     def _apply(self, op: Op, *operands: Any) -> Self:
         """``op`` applied to ``operands``, of which at least one is like ``self``."""
@@ -47,8 +56,14 @@ class Expression:
     def __pow__(self, other: Any) -> Self:
         return self._binary("Pow", other)
 
+    def __rpow__(self, other: Any) -> Self:
+        return self._binary("Pow", other, swapped=True)
+
     def __matmul__(self, other: Any) -> Self:
         return self._binary("MatMul", other)
+
+    def __rmatmul__(self, other: Any) -> Self:
+        return self._binary("MatMul", other, swapped=True)
 
     def __lt__(self, other: Any) -> Self:
         return self._binary("Less", other)
@@ -68,6 +83,9 @@ class Expression:
 
     def __neg__(self) -> Self:
         return self._apply(OPS["Neg"](), self)
+
+    def __abs__(self) -> Self:
+        return self.abs()
 
     def exp(self) -> Self:
         return self._apply(OPS["Exp"](), self)

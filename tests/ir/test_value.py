@@ -26,6 +26,12 @@ ARRAY = np.random.default_rng(3).uniform(0.5, 2.0, (2, 3, 4))
         lambda x: x / 2,
         lambda x: x**2,
         lambda x: -x,
+        lambda x: abs(-x),
+        lambda x: 2**x,
+        lambda x: np.arange(4.0) * x,
+        lambda x: np.float64(2.0) - x,
+        lambda x: np.ones(4) < x,
+        lambda x: np.ones((2, 3)) @ x,
         lambda x: x @ np.ones((4, 2)),
         lambda x: x < 1.0,
         lambda x: x <= x,
@@ -123,3 +129,10 @@ def test_topological_order_is_that_of_a_walk() -> None:
     order = topological([value])
     assert order == [a, b, a * b, b - a, value]
     assert topological([value], stop={a * b}.__contains__) == [b, a, b - a, value]
+
+
+def test_numpy_functions_are_refused_with_a_way_out() -> None:
+    with pytest.raises(TypeError, match=r"numpy\.mean computes at once.*use lg\.ops, or a method"):
+        np.mean(X)
+    with pytest.raises(TypeError, match="Value"):
+        np.maximum(X, 0.0)
