@@ -67,7 +67,7 @@ class Adapter(Layer):
             self.add_child(name, self.create_branch(name, place.in_features, place.out_features))
         if site == "output" and not is_affine(base_layer.to_graph()) and weight_uses(base_layer):
             warnings.warn(
-                f"{base_layer.layer_name} is not x W + b, so an adapter beside it cannot be merged into it exactly; "
+                f"{_described(base_layer)} is not x W + b, so an adapter beside it cannot be merged into it exactly; "
                 "with site='weight' it can",
                 stacklevel=2 if type(self).__init__ is Adapter.__init__ else 3,
             )
@@ -108,6 +108,11 @@ class Adapter(Layer):
 
     @property
     def rank(self) -> int:
+        return self._rank
+
+    @property
+    def exported_rank(self) -> int:
+        """How many of the components evaluation, merging and export use."""
         return self._rank
 
     @property
@@ -160,8 +165,8 @@ class Adapter(Layer):
             raise MergeError(f"{self.base_layer.layer_name} has no linear weight that the delta could go into")
         if not allow_inexact:
             raise MergeError(
-                f"{self.base_layer.layer_name} is not x W + b, so no weight can stand for what is added to its output; "
-                "build the adapter with site='weight', or pass allow_inexact=True"
+                f"{_described(self.base_layer)} is not x W + b, so no weight can stand for what is added to its "
+                "output; build the adapter with site='weight', or pass allow_inexact=True"
             )
         twin = copy.copy(self)
         twin.site, twin._sites = "weight", dict.fromkeys(self._sites, inside[0])
@@ -179,6 +184,12 @@ class Adapter(Layer):
             "scaling": f"{self.scaling:g}",
             **{key: value for key, value in self.base_layer.get_diagnostics().items() if key == "activation"},
         }
+
+
+def _described(layer: Layer) -> str:
+    """The layer's name, with the activation that keeps it from being linear."""
+    activation = layer.get_diagnostics().get("activation", "identity")
+    return layer.layer_name if activation == "identity" else f"{layer.layer_name} with activation {activation}"
 
 
 def _names(branch: str, sites: list[Site]) -> list[str]:

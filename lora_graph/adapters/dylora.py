@@ -27,7 +27,7 @@ class DyLoRAAdapter(Adapter):
     In training each forward draws one b uniformly; components beyond it get no gradient, and no optimizer moves them.
     In evaluation ``current_deployment_rank`` is b, and merging and export use exactly that slice. s is alpha / max_rank
     at every rank, or alpha / b with ``rank_scaling="per_rank"``, as the paper's authors have it. A negative ``alpha``
-    means ``max_rank``. Starts in training mode.
+    means ``max_rank``. Starts in training mode; ``last_sampled_rank`` is the b of the last forward there.
 
     ``active_ranks`` must be non-empty, strictly ascending ints in 1..max_rank.
     """
@@ -66,6 +66,10 @@ class DyLoRAAdapter(Adapter):
     @property
     def max_rank(self) -> int:
         return self.rank
+
+    @property
+    def exported_rank(self) -> int:
+        return self._deployment_rank
 
     @property
     def current_deployment_rank(self) -> int:

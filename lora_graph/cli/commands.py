@@ -61,7 +61,7 @@ def export(model: Path, output: Path, form: str, opset: int, as_json: bool) -> N
     if form == "parallel" and layer.metadata.get(FORM) == "merged":
         raise ValueError(f"{model}: its adapters are merged, and cannot be taken out again; use --form merged")
     written = lg.export_onnx(layer, output, form=form, opset=opset)
-    adapters = [f"{a['path'] or 'model'}: {a['family']} rank {a['rank']}" for a in layer.adapters]
+    adapters = [f"{a['path'] or 'model'}: {a['family']} rank {a['exported_rank']}" for a in layer.adapters]
     facts = {
         "file": str(output),
         "form": form,

@@ -20,7 +20,7 @@ from lora_graph.layers.trace import Context
 FORM, ADAPTERS = "lora_graph.form", "lora_graph.adapters"
 """The metadata in which an exported model says how it was deployed and which adapters it holds."""
 
-_FIELDS = {"path", "family", "rank", "alpha", "scaling", "site", "parameters", "scale_folded_into"}
+_FIELDS = {"path", "family", "rank", "exported_rank", "alpha", "scaling", "site", "parameters", "scale_folded_into"}
 
 
 class ImportedLayer(Layer):
@@ -69,7 +69,7 @@ class ImportedLayer(Layer):
         return y
 
     def get_diagnostics(self) -> dict[str, str]:
-        families = ", ".join(f"{a['path'] or 'model'}: {a['family']} rank {a['rank']}" for a in self.adapters)
+        families = ", ".join(f"{a['path'] or 'model'}: {a['family']} rank {a['exported_rank']}" for a in self.adapters)
         return {**super().get_diagnostics(), "form": self.metadata.get(FORM, "foreign"), "adapters": families or "none"}
 
 

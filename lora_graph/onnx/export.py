@@ -13,6 +13,7 @@ from lora_graph import checks
 from lora_graph.adapters.adapter import Adapter
 from lora_graph.errors import MergeError
 from lora_graph.ir.dims import Dim
+from lora_graph.ir.value import Value, topological
 from lora_graph.layers.imported import ADAPTERS, FORM, ImportedLayer
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.trace import Place
@@ -64,7 +65,10 @@ def load_onnx(source: ModelSource) -> ImportedLayer:
 
 
 def describe_adapters(layer: Layer) -> list[dict[str, Any]]:
-    """Every adapter in ``layer``: its path, family, rank, alpha, scaling, site and the names of its parameters."""
+    """Every adapter in ``layer``: its path, family, rank, alpha, scaling, site and the names of its parameters.
+
+    ``exported_rank`` is how many of the components are in the model: for DyLoRA the rank that it was deployed at.
+    """
     found: list[dict[str, Any]] = []
     places = layer.places()
     for part, place in places.items():
@@ -77,6 +81,7 @@ def describe_adapters(layer: Layer) -> list[dict[str, Any]]:
                     "path": place.path,
                     "family": part.family,
                     "rank": part.rank,
+                    "exported_rank": part.exported_rank,
                     "alpha": part.alpha,
                     "scaling": part.scaling,
                     "site": part.site,
@@ -89,12 +94,17 @@ def describe_adapters(layer: Layer) -> list[dict[str, Any]]:
 
 def _metadata(form: str, optimized: Optimized, adapters: list[dict[str, Any]]) -> dict[str, str]:
     """What a reader of the file may want to know. Once s is folded into a matrix, it is folded for good."""
-    computed = {name for prelude, _ in optimized.preludes for name in prelude.outputs}
+    scaled = {name for prelude, _ in optimized.preludes for name, y in prelude.outputs.items() if _is_arithmetic(y)}
     kept = [
-        {**adapter, "scale_folded_into": sorted({*adapter["scale_folded_into"], *computed} & {*adapter["parameters"]})}
+        {**adapter, "scale_folded_into": sorted({*adapter["scale_folded_into"], *scaled} & {*adapter["parameters"]})}
         for adapter in adapters
     ]
     return {FORM: form, ADAPTERS: json.dumps(kept if form == "parallel" else _as_merged(adapters))}
+
+
+def _is_arithmetic(y: Value) -> bool:
+    """Whether ``y`` has other numbers than the parameters it is made of; a slice of one has the same."""
+    return any(value.op.elementwise for value in topological([y]))
 
 
 def _moved(adapter: dict[str, Any], place: Place) -> dict[str, Any]:

@@ -246,6 +246,22 @@ def test_names_and_metadata(case: Case, site: str) -> None:
     assert len(changed) == (0 if layer.scaling == 1 else 1)
 
 
+@pytest.mark.parametrize(("rank_scaling", "folded"), [("max_rank", 1.5), ("per_rank", 3.0)])
+@pytest.mark.parametrize("site", ["output", "weight"])
+def test_metadata_of_a_slice(site: str, rank_scaling: str, folded: float) -> None:
+    """A deployed at a lower rank is cut, which is no scaling; B is cut and holds s."""
+    layer = filled(lg.DyLoRAAdapter(lg.DenseLayer(IN, OUT), 4, [1, 2, 4], 6, site=site, rank_scaling=rank_scaling))
+    layer.set_deployment_rank(2)
+    model = lg.export_onnx(layer)
+    (described,) = json.loads(metadata(model)[ADAPTERS])
+    assert (described["rank"], described["exported_rank"], described["scaling"]) == (4, 2, folded)
+    assert described["scale_folded_into"] == ["lora.B"]
+    arrays = initializers(model)
+    np.testing.assert_array_equal(arrays["lora.A"], layer.get_parameter("lora.A")[:, :2])
+    np.testing.assert_allclose(arrays["lora.B"], folded * layer.get_parameter("lora.B")[:2], rtol=1e-6)
+    assert lg.load_onnx(model).get_diagnostics()["adapters"] == "model: dylora rank 2"
+
+
 def test_every_value_has_its_inferred_shape() -> None:
     for case in CASES:
         model = lg.export_onnx(built(case, site="weight", activation="gelu"))
