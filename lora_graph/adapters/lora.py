@@ -22,6 +22,11 @@ from lora_graph.ops.activation import identity
 def check_rank(name: str, rank: int, in_features: int, out_features: int) -> None:
     """ValueError unless 1 ≤ rank < min(in_features, out_features)."""
     width = min(in_features, out_features)
+    if width < 2:
+        raise ValueError(
+            f"a weight [{in_features}, {out_features}] is too small for a low-rank pair: "
+            f"{name} must be less than {width}, got {rank}"
+        )
     if not 1 <= rank < width:
         raise ValueError(
             f"{name} must be at least 1 and less than {width} for a weight [{in_features}, {out_features}], got {rank}"

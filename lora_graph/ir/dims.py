@@ -100,6 +100,8 @@ def dim(spec: int | str | SymbolicDim) -> Dim:
 
 
 def shape_of(spec: Iterable[int | str | SymbolicDim]) -> Shape:
+    if isinstance(spec, str) or not isinstance(spec, Iterable):
+        raise TypeError(f"a shape must be a sequence of ints and names, got {spec!r}")
     return tuple(dim(item) for item in spec)
 
 

@@ -62,6 +62,8 @@ def print_graph(graph: Graph) -> str:
 
 def parse(text: str) -> Graph:
     """The graph that ``text`` writes; ValueError naming the line where it cannot be read."""
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a str, got {text!r}")
     lines = list(_logical_lines(text))
     if not lines:
         raise ValueError("no graph in an empty text")

@@ -81,6 +81,9 @@ class Compiled:
         sample = self.source.input_shape
         return (*lead_names(max(0, rank - len(sample))), *sample)
 
+    def __repr__(self) -> str:
+        return f"<Compiled: {self.source!r}, preset {self.preset!r}>"
+
     def __call__(self, x: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> Any:
         """The output, or a dict of outputs by name where there are several."""
         graph = self.source

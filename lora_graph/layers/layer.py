@@ -79,6 +79,8 @@ class Layer(Parameters):
         return layer
 
     def _check_new(self, name: str) -> None:
+        if "_slots" not in self.__dict__:
+            raise RuntimeError(f"{type(self).__name__} must call super().__init__(...) before it declares {name!r}")
         if not isinstance(name, str) or not name or "." in name:
             raise ValueError(f"a parameter or child name is a non-empty string without dots, got {name!r}")
         if name in self._slots or name in self._children:
@@ -197,6 +199,8 @@ class Layer(Parameters):
 
     def forward(self, x: npt.ArrayLike) -> Array:
         """The output for ``x``, in the current mode; leading axes are batch and kept."""
+        if isinstance(x, Value):
+            raise TypeError("x is a Value, not an array: inside build, a child is called with ctx.call(child, x)")
         return self._runner.forward(x)
 
     __call__ = forward
@@ -298,3 +302,16 @@ class Layer(Parameters):
 
     def __repr__(self) -> str:
         return f"<{self.layer_name}: {show(self.input_shape)} -> {show(self.output_shape)}>"
+
+    def __str__(self) -> str:
+        """The layer and those below it, one a line: path, shapes, and how many of its parameters train."""
+        slots = self.slots()
+        lines = []
+        for layer, place in self.places().items():
+            inside = [(slot.array.size, trains) for label, (slot, trains) in slots.items() if place.holds(label)]
+            trained, total = sum(size for size, trains in inside if trains), sum(size for size, _ in inside)
+            path = place.path.split(".") if place.path else []
+            name = f"{path[-1]}: {layer.layer_name}" if path else layer.layer_name
+            shapes = f"{show(layer.input_shape)} -> {show(layer.output_shape)}"
+            lines.append(f"{'  ' * len(path)}{name} {shapes}, {trained:,} of {total:,} parameters train")
+        return "\n".join(lines)

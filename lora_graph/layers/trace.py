@@ -85,6 +85,10 @@ class Place:
     def label(self, name: str) -> str:
         return f"{self.path}.{name}" if self.path else name
 
+    def holds(self, label: str) -> bool:
+        """Whether the parameter ``label`` belongs to the layer here or to one below it."""
+        return label.startswith(self.label(""))
+
 
 class Context:
     """What ``build(ctx, x)`` may ask for: parameters, random draws, updates of state, children, the mode."""

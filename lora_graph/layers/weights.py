@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from lora_graph.layers.layer import Layer
 
 
+NAMED = 8
+"""Names that the text of a report lists of each kind."""
+
+
 @dataclass(frozen=True)
 class WeightReport:
     """How the names and shapes of some weights compare with those of a layer."""
@@ -45,7 +49,7 @@ class WeightReport:
         return cls(
             loaded=tuple(name for name in wanted if name in shapes and name not in wrong),
             missing=tuple(name for name in wanted if name not in shapes),
-            unexpected=tuple(name for name in shapes if name not in wanted),
+            unexpected=tuple(sorted(name for name in shapes if name not in wanted)),
             wrong_shape=wrong,
         )
 
@@ -53,7 +57,8 @@ class WeightReport:
         parts = [f"{len(self.loaded)} loaded"]
         for title, names in (("missing", self.missing), ("unexpected", self.unexpected)):
             if names:
-                parts.append(f"{title}: {', '.join(names)}")
+                more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+                parts.append(f"{title}: {', '.join(names[:NAMED])}{more}")
         parts.extend(f"{name} has shape {given}, wanted {wanted}" for name, (given, wanted) in self.wrong_shape.items())
         return "; ".join(parts)
 

@@ -75,6 +75,10 @@ class Session:
     def outputs(self) -> dict[str, TensorType]:
         return dict(self._outputs)
 
+    def __repr__(self) -> str:
+        takes, gives = (", ".join(f"{n} {t}" for n, t in io.items()) for io in (self._inputs, self._outputs))
+        return f"<Session: {takes} -> {gives} on {', '.join(self._providers)}>"
+
     def run(self, inputs: Any) -> Any:
         """The outputs for an array (if the model has one input) or a dict of arrays by input name.
 

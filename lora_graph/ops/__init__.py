@@ -136,3 +136,7 @@ __all__ = [
     "unsqueeze",
     "where",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -96,8 +96,14 @@ class Report:
             ],
         }
 
+    def _change(self) -> str:
+        return f"{sum(self.before.values())} ops -> {sum(self.after.values())} ops"
+
+    def __repr__(self) -> str:
+        return f"<Report: {self._change()} in {len(self.passes)} passes>"
+
     def __str__(self) -> str:
-        lines = [f"{sum(self.before.values())} ops -> {sum(self.after.values())} ops in {self.seconds * 1e3:.1f} ms"]
+        lines = [f"{self._change()} in {self.seconds * 1e3:.1f} ms"]
         for record in self.passes:
             rules = ", ".join(f"{name} ×{count}" for name, count in record.fired.items()) or "nothing to do"
             lines.append(f"  {record.name}: {len(record.before)} -> {len(record.after)} values; {rules}")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 
@@ -84,6 +84,10 @@ def data_of(data: Any, batch_size: int, epochs: int, shuffle: bool = True) -> Da
 
 def read_npz(path: str | Path) -> tuple[Array, Array]:
     """The inputs and targets in an .npz file; nothing in it is ever unpickled."""
+    if not Path(path).is_file():
+        raise LoadError(f"{path}: no such file")
+    if not is_zipfile(path):
+        raise LoadError(f"{path}: not an .npz file, or a damaged one")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for names in NAMES for name in names if name in file}

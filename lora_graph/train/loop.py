@@ -53,7 +53,7 @@ def fit(
     resume: bool = False,
     progress: bool | None = None,
 ) -> History:
-    """Train the parameters of ``model`` that are not frozen.
+    """Train the parameters of ``model`` that are not frozen; the losses of every step and epoch come back.
 
     ``data`` is ``(inputs, targets)``, the path of an .npz file that holds both, or an iterable of such batches.
     ``loss`` is ``"mse"``, ``"cross_entropy"``, ``"binary_cross_entropy"`` or a function of two Values, ``optimizer``

@@ -129,6 +129,7 @@ def test_matrices_that_do_not_fit(a: Any, b: Any, error: type[Exception], words:
 
 BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: lg.LoRALayer(6, 4, 0), ValueError, r"rank must be at least 1 and less than 4 .*\[6, 4\], got 0"),
+    (lambda: lg.LoRALayer(6, 1, 2), ValueError, r"a weight \[6, 1\] is too small for a low-rank pair.*got 2"),
     (lambda: lg.LoRALayer(6, 4, 4), ValueError, "rank must be at least 1 and less than 4 .* got 4"),
     (lambda: lg.LoRALayer(6, 4, -2), ValueError, "rank must be at least 1"),
     (lambda: lg.LoRALayer(6, 4, 2.0), TypeError, "rank must be an int, got 2.0"),  # type: ignore[arg-type]

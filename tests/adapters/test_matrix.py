@@ -172,6 +172,7 @@ def test_a_bypass_beside_a_nonlinearity_warns_once_and_merges_inexactly_on_deman
         return
     (warning,) = caught
     assert "cannot be merged into it exactly" in str(warning.message)
+    assert "with activation" in str(warning.message)
     assert "site='weight'" in str(warning.message)
     assert warning.filename == __file__
     adapter.set_parameter("lora.B", rng.normal(size=(2, 5)))

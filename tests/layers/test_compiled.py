@@ -49,3 +49,9 @@ def test_presets_and_sources_are_checked(run: Any) -> None:
             run(source, None, state=LAYER.state)
     with pytest.raises(TypeError, match="Graph"):
         run("model")
+
+
+def test_it_is_shown_without_its_arrays() -> None:
+    layer = lg.DenseLayer(3, 2, rng=0)
+    assert repr(lg.compile(layer)) == "<Compiled: <DenseLayer: [3] -> [2]>, preset 'inference'>"
+    assert repr(lg.optimize(layer, "deploy")[2]).startswith("<Report: 2 ops -> ")

@@ -96,3 +96,36 @@ def test_integers_reach_the_first_layer_as_integers() -> None:
     np.testing.assert_array_equal(model.get_parameter_gradients()[:6], [0, 0, 0.5, 2, 0.5, 2])
     with pytest.raises(TypeError, match=r"x must hold integers \(int64\), got float64"):
         model.forward([1.5])
+
+
+def test_a_printed_model_is_its_tree() -> None:
+    base = lg.DenseLayer(5, 4, rng=0)
+    model = lg.Sequential([base, lg.StandardLoRAAdapter(lg.DenseLayer(4, 6, rng=0), 2, site="weight", rng=0)])
+    assert str(model).splitlines() == [
+        "Sequential [5] -> [6], 44 of 74 parameters train",
+        "  0: DenseLayer [5] -> [4], 24 of 24 parameters train",
+        "  1: StandardLoRAAdapter [4] -> [6], 20 of 50 parameters train",
+        "    base: DenseLayer [4] -> [6], 0 of 30 parameters train",
+        "    lora: LoRALayer [4] -> [6], 20 of 20 parameters train",
+    ]
+
+
+def test_what_a_new_layer_may_forget_is_named() -> None:
+    class Forgetful(lg.Layer):
+        def __init__(self) -> None:
+            self.add_parameter("w", np.ones(3))
+
+    class Caller(lg.Layer):
+        def __init__(self) -> None:
+            super().__init__(input_shape=(2,), output_shape=(2,))
+            self.inner = self.add_child("inner", Gain(2))
+
+        def build(self, ctx: lg.Context, x: lg.Value) -> lg.Value:
+            return self.inner(x)  # type: ignore[arg-type, return-value]
+
+    with pytest.raises(RuntimeError, match=r"Forgetful must call super\(\).__init__\(\.\.\.\) before it declares 'w'"):
+        Forgetful()
+    with pytest.raises(TypeError, match=r"a child is called with ctx\.call\(child, x\)"):
+        Caller().forward(np.ones(2))
+    with pytest.raises(TypeError, match="a shape must be a sequence of ints and names, got 4"):
+        lg.Layer(input_shape=4, output_shape=(4,))  # type: ignore[arg-type]

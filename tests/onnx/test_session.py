@@ -135,3 +135,9 @@ def test_a_closed_session_says_so() -> None:
     running.close()
     with pytest.raises(RuntimeError, match="closed"):
         running.run(GIVEN)
+
+
+def test_it_shows_what_it_takes_and_gives() -> None:
+    x = input("x", np.float32, ("batch", 2))
+    shown = repr(Session(lower(Graph((x,), {"y": x + 1}), {})))
+    assert shown == "<Session: x float32[batch, 2] -> y float32[batch, 2] on CPUExecutionProvider>"
