@@ -15,7 +15,7 @@ from lora_graph.ir.types import Array, TensorType
 from lora_graph.ir.value import Value, apply, topological
 from lora_graph.rewrite import cost
 from lora_graph.rewrite.record import PassRecord
-from lora_graph.rewrite.rule import Facts
+from lora_graph.rewrite.rule import Facts, Origin
 
 State = Mapping[str, Array]
 
@@ -76,7 +76,12 @@ def _hoistable(graph: Graph, facts: Facts) -> list[Value]:
         if not (value.operands and facts.is_foldable(value)):
             kept.update(value.operands)
     for value in graph.values:
-        if value in kept and value.operands and facts.is_foldable(value) and facts.origin(value) is not None:
+        if (
+            value in kept
+            and value.operands
+            and facts.is_foldable(value)
+            and facts.origin(value) is not Origin.CONSTANTS
+        ):
             while value.op.view and cost.size(value.type) >= cost.size(value.operands[0].type):
                 value = value.operands[0]
             if value.operands:

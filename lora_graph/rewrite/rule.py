@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from lora_graph.ir.leaves import Constant, Dimension, Input, Parameter
 from lora_graph.ir.value import Value, topological
@@ -54,6 +55,14 @@ def rule(pattern: Callable[..., Pattern], *, free: bool = False) -> Callable[[Ca
     return decorate
 
 
+class Origin(Enum):
+    """What a Value depends on; where that is a single parameter, its name stands for it instead."""
+
+    CONSTANTS = auto()
+    PARAMETERS = auto()
+    INPUTS = auto()
+
+
 @dataclass
 class Facts:
     """What rules may ask about Values: facts that follow from types and leaves alone.
@@ -63,11 +72,11 @@ class Facts:
     """
 
     fold: str = "none"
-    _origin: dict[Value, str | bool | None] = field(default_factory=dict)
+    _origins: dict[Value, Origin | str] = field(default_factory=dict)
 
-    def origin(self, value: Value) -> str | bool | None:
-        """False if ``value`` depends on an input, None for constants, a name for one parameter, True for several."""
-        known = self._origin
+    def origin(self, value: Value) -> Origin | str:
+        """What ``value`` depends on: the name of the parameter where it is a single one."""
+        known = self._origins
         if value not in known:
             ready = all(operand in known for operand in value.operands)
             for needed in [value] if ready else topological([value], stop=known.__contains__):
@@ -76,32 +85,30 @@ class Facts:
 
     def is_static(self, value: Value) -> bool:
         """Whether ``value`` depends on parameters and constants alone."""
-        return self.origin(value) is not False
+        return self.origin(value) is not Origin.INPUTS
 
     def is_foldable(self, *values: Value) -> bool:
         """Whether an expression of ``values`` may be computed ahead of time."""
         if self.fold == "none":
             return all(isinstance(value.op, Constant) for value in values)
-        names: set[str | bool] = set()
-        for value in values:
-            origin = self.origin(value)
-            if origin is False:
-                return False
-            if origin is not None:
-                names.add(origin)
-        return self.fold == "all" or (len(names) <= 1 and True not in names)
+        together = _joined(self.origin(value) for value in values)
+        return together is not Origin.INPUTS and (self.fold == "all" or together is not Origin.PARAMETERS)
 
 
-def _origin(value: Value, known: dict[Value, str | bool | None]) -> str | bool | None:
+def _origin(value: Value, known: dict[Value, Origin | str]) -> Origin | str:
     if isinstance(value.op, Input | Dimension):
-        return False
+        return Origin.INPUTS
     if isinstance(value.op, Parameter):
         return value.op.label
-    result: str | bool | None = None
-    for operand in value.operands:
-        theirs = known[operand]
-        if theirs is False:
-            return False
-        if theirs is not None:
-            result = theirs if result is None or result == theirs else True
+    return _joined(known[operand] for operand in value.operands)
+
+
+def _joined(origins: Iterable[Origin | str]) -> Origin | str:
+    """The origin of what depends on Values of these origins."""
+    result: Origin | str = Origin.CONSTANTS
+    for origin in origins:
+        if origin is Origin.INPUTS:
+            return origin
+        if origin is not Origin.CONSTANTS:
+            result = origin if result in (Origin.CONSTANTS, origin) else Origin.PARAMETERS
     return result
