@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from lora_graph.ir.value import Value
 from lora_graph.ir.verify import verify
 from lora_graph.rewrite.algebra import IDENTITIES
 from lora_graph.rewrite.engine import rewrite
-from lora_graph.rewrite.fold import fold_constants, hoist, run_prelude
+from lora_graph.rewrite.fold import State, fold_constants, hoist, run_prelude
 from lora_graph.rewrite.fuse import FUSED, GEMM, ORDER
 from lora_graph.rewrite.layout import LAYOUT
 from lora_graph.rewrite.merge import MERGE, UNFUSE
@@ -21,7 +21,6 @@ from lora_graph.rewrite.products import PRODUCTS
 from lora_graph.rewrite.record import PassRecord, Report
 from lora_graph.rewrite.rule import Facts, Rule
 
-State = Mapping[str, Array]
 Step = tuple[Graph, Graph | None, PassRecord]
 
 
@@ -109,38 +108,31 @@ def _fold(graph: Graph) -> Step:
 FOLD = Pass("fold constants", _fold)
 
 
-def _presets() -> dict[str, Pipeline]:
-    def clean(fold: str) -> Pass:
-        return rules("simplify", [*IDENTITIES, *LAYOUT, *PRODUCTS], fold)
-
-    def preset(name: str, fold: str, *middle: Pass, fuse: Sequence[Rule] = FUSED) -> Pipeline:
-        last = [rules("fuse", fuse, fold)] if fuse else []
-        gemm = [rules("order", ORDER), rules("fuse Gemm", GEMM)] if name in ("export", "deploy") else []
-        hoists = [hoisting(fold)] if fold != "none" else []
-        return Pipeline(name, (FOLD, *middle, clean(fold), FOLD, *hoists, *last, *gemm))
-
+def _presets() -> tuple[Pipeline, ...]:
     unfuse, merge = rules("unfuse", UNFUSE), rules("merge", [*IDENTITIES, *LAYOUT, *MERGE], "all")
-    return {
-        "train": preset("train", "none"),
-        "inference": preset("inference", "one", unfuse),
-        "export": preset("export", "one", unfuse),
-        "merge": Pipeline("merge", (FOLD, unfuse, merge, FOLD)),
-        "deploy": preset("deploy", "all", unfuse, merge),
-    }
+    gemm = rules("order", ORDER), rules("fuse Gemm", GEMM)
+
+    def preset(name: str, fold: str, first: tuple[Pass, ...] = (), last: tuple[Pass, ...] = ()) -> Pipeline:
+        simplify = rules("simplify", [*IDENTITIES, *LAYOUT, *PRODUCTS], fold)
+        hoists = () if fold == "none" else (hoisting(fold),)
+        return Pipeline(name, (FOLD, *first, simplify, FOLD, *hoists, rules("fuse", FUSED, fold), *last))
+
+    return (
+        preset("train", "none"),
+        preset("inference", "one", (unfuse,)),
+        preset("export", "one", (unfuse,), gemm),
+        Pipeline("merge", (FOLD, unfuse, merge, FOLD)),
+        preset("deploy", "all", (unfuse, merge), gemm),
+    )
 
 
-PRESETS = _presets()
+PRESETS = {preset.name: preset for preset in _presets()}
 """``train`` keeps every parameter; ``inference`` also scales weights ahead of time; ``deploy`` merges adapters into
 their base and fuses for ONNX. ``export`` is ``inference`` fused for ONNX, ``merge`` is merging by itself."""
 
 
-def pipeline(preset: str) -> Pipeline:
-    """The preset of that name; ValueError listing the names there are."""
+def optimize_graph(graph: Graph, preset: str = "inference") -> Optimized:
+    """``graph`` after the passes of a preset; ValueError listing the names of presets there are."""
     if preset not in PRESETS:
         raise ValueError(f"preset must be one of {sorted(PRESETS)}, got {preset!r}")
-    return PRESETS[preset]
-
-
-def optimize_graph(graph: Graph, preset: str = "inference") -> Optimized:
-    """``graph`` after the passes of a preset."""
-    return pipeline(preset).run(graph)
+    return PRESETS[preset].run(graph)
