@@ -17,6 +17,7 @@ from lora_graph.ir.value import Value
 from lora_graph.layers.parameters import Parameters, Slot
 from lora_graph.layers.runner import Runner
 from lora_graph.layers.trace import Context, Place, trace
+from lora_graph.layers.tree import tree
 from lora_graph.layers.weights import WeightReport, load_into, save_weights
 
 L = TypeVar("L", bound="Layer")
@@ -304,14 +305,4 @@ class Layer(Parameters):
         return f"<{self.layer_name}: {show(self.input_shape)} -> {show(self.output_shape)}>"
 
     def __str__(self) -> str:
-        """The layer and those below it, one a line: path, shapes, and how many of its parameters train."""
-        slots = self.slots()
-        lines = []
-        for layer, place in self.places().items():
-            inside = [(slot.array.size, trains) for label, (slot, trains) in slots.items() if place.holds(label)]
-            trained, total = sum(size for size, trains in inside if trains), sum(size for size, _ in inside)
-            path = place.path.split(".") if place.path else []
-            name = f"{path[-1]}: {layer.layer_name}" if path else layer.layer_name
-            shapes = f"{show(layer.input_shape)} -> {show(layer.output_shape)}"
-            lines.append(f"{'  ' * len(path)}{name} {shapes}, {trained:,} of {total:,} parameters train")
-        return "\n".join(lines)
+        return tree(self)
