@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +16,7 @@ from lora_graph.ir.dims import Dim
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.types import Array
 from lora_graph.layers.layer import Layer
-from lora_graph.layers.trace import lead_names
+from lora_graph.layers.trace import batched
 from lora_graph.rewrite.pipeline import PRESETS, Optimized, optimize_graph
 from lora_graph.rewrite.record import Report
 
@@ -53,59 +53,49 @@ def compile(  # noqa: A001
     if not isinstance(layer_or_graph, Layer | Graph):
         raise TypeError(f"compile takes a Layer or a Graph, got {layer_or_graph!r}")
     checks.choice("preset", preset, list(PRESETS))
-    return Compiled(layer_or_graph, preset, dict(state or {}))
+    return Compiled(layer_or_graph, preset, state or {})
 
 
-@dataclass
 class Compiled:
     """What ``lg.compile`` gives: call it with one array, or with a dict of arrays by input name."""
 
-    source: Layer | Graph
-    preset: str
-    _given: dict[str, Array]
+    def __init__(self, source: Layer | Graph, preset: str, state: Mapping[str, Array]):
+        self.source = source
+        self.preset = preset
+        given = source.state if isinstance(source, Layer) else state
+        self._state = {name: array.copy() for name, array in given.items()}
+        self._ready: dict[int | None, tuple[Program, dict[str, Array]]] = {}
+        self.report = self._optimize(None).report
 
-    def __post_init__(self) -> None:
-        self._ready: dict[int, tuple[Program, dict[str, Array]]] = {}
-        if isinstance(self.source, Layer):
-            self._given = {name: array.copy() for name, array in self.source.state.items()}
-        self.report = self._prepare(None)[0].report
-
-    def _prepare(self, rank: int | None) -> tuple[Optimized, Program]:
-        graph = self.source if isinstance(self.source, Graph) else self.source.to_graph(self._shape(rank))
-        optimized = _optimized(graph, self.preset)
-        return optimized, _program(optimized.graph)
-
-    def _shape(self, rank: int | None) -> tuple[Any, ...] | None:
-        if rank is None or isinstance(self.source, Graph):
-            return None
-        sample = self.source.input_shape
-        return (*lead_names(max(0, rank - len(sample))), *sample)
+    def _optimize(self, rank: int | None) -> Optimized:
+        """The graph for inputs of ``rank`` axes; None stands for a batch of samples, or for a graph as it is."""
+        if isinstance(self.source, Graph):
+            return _optimized(self.source, self.preset)
+        shape = None if rank is None else batched(self.source.input_shape, rank)
+        return _optimized(self.source.to_graph(shape), self.preset)
 
     def __repr__(self) -> str:
         return f"<Compiled: {self.source!r}, preset {self.preset!r}>"
 
     def __call__(self, x: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> Any:
         """The output, or a dict of outputs by name where there are several."""
-        graph = self.source
-        inputs = dict(x) if isinstance(x, Mapping) else None
-        rank = None if isinstance(x, Mapping) or isinstance(graph, Graph) else np.ndim(x)
-        key = -1 if rank is None else rank
-        if key not in self._ready:
-            optimized, program = self._prepare(rank)
-            self._ready[key] = program, optimized.state(self._given)
-        program, state = self._ready[key]
-        if inputs is None:
-            names = program.graph.input_names
-            if len(names) != 1:
-                raise ValueError(f"the graph has the inputs {names}: pass a dict of arrays by name")
-            inputs = {names[0]: x}  # type: ignore[dict-item]
-        results = program.run(inputs, state)
+        rank = None if isinstance(x, Mapping) or isinstance(self.source, Graph) else np.ndim(x)
+        if rank not in self._ready:
+            optimized = self._optimize(rank)
+            self._ready[rank] = _program(optimized.graph), optimized.state(self._state)
+        program, state = self._ready[rank]
+        results = program.run(x if isinstance(x, Mapping) else {_only_input(program.graph): x}, state)
         return next(iter(results.values())) if len(results) == 1 else results
 
 
-@lru_cache(maxsize=64)
-def _program(graph: Graph) -> Program:
-    return compile_graph(graph)
+_program = lru_cache(maxsize=64)(compile_graph)
+
+
+def _only_input(graph: Graph) -> str:
+    names = graph.input_names
+    if len(names) != 1:
+        raise ValueError(f"the graph has the inputs {names}: pass a dict of arrays by name")
+    return names[0]
 
 
 def _graph_and_state(
