@@ -12,8 +12,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
+from lora_graph.interpret.early import Early
 from lora_graph.interpret.plan import Plan
-from lora_graph.interpret.prelude import Prelude
 from lora_graph.interpret.signature import Binding, Port, Signature, check_rank, check_shape, read_state
 from lora_graph.interpret.steps import Environment, Hook
 from lora_graph.ir.graph import Graph
@@ -37,9 +37,9 @@ class Program:
         names = set(fixed)
         self._signature = Signature(graph, names)
         self._fixed = [Port("parameter", name, leaf) for name, leaf in graph.parameters.items() if name in names]
-        self._prelude = Prelude(graph, names, self._signature.dim_names)
+        self._early = Early(graph, names, self._signature.dim_names)
         self._plans: _Recent[Binding, Plan] = _Recent(PLANS_KEPT)
-        self._epoch = None if self._fixed else _Epoch([], self._prelude.compute({}))
+        self._epoch = None if self._fixed else _Epoch([], self._early.compute({}))
 
     def fix(self, state: Mapping[str, Array]) -> None:
         """Take the arrays of the fixed parameters from ``state`` and compute what depends on them alone.
@@ -53,7 +53,7 @@ class Program:
             if port.type.is_static:
                 check_shape(port, array, {})
         fixed = list(zip(self._fixed, arrays, strict=True))
-        self._epoch = _Epoch(fixed, self._prelude.compute({port.leaf: array for port, array in fixed}))
+        self._epoch = _Epoch(fixed, self._early.compute({port.leaf: array for port, array in fixed}))
 
     def run(
         self,
@@ -81,7 +81,7 @@ class Program:
         if wanted:
             self._check_out(wanted, [*arrays, *epoch.arrays], dict(binding))
         given = {port.leaf: array for port, array in zip(self._signature.ports, arrays, strict=True)}
-        pool = epoch.pool(binding, plan, self._prelude)
+        pool = epoch.pool(binding, plan, self._early)
         environment = pool.take()
         with np.errstate(all="ignore"):
             results = plan.run(environment, given, wanted, hook)
@@ -112,7 +112,7 @@ class Program:
     def _plan(self, binding: Binding) -> Plan:
         plan = self._plans.get(binding)
         if plan is None:
-            plan = Plan(self.graph, {*self._prelude.free, *self._prelude.by_dims}, dict(binding))
+            plan = Plan(self.graph, {*self._early.free, *self._early.by_dims}, dict(binding))
             self._plans.put(binding, plan)
         return plan
 
@@ -140,10 +140,10 @@ class _Epoch:
         self.bindings: _Recent[tuple[tuple[int, ...], ...], Binding] = _Recent(4 * PLANS_KEPT)
         self.pools: _Recent[Binding, _Pool] = _Recent(PLANS_KEPT)
 
-    def pool(self, binding: Binding, plan: Plan, prelude: Prelude) -> _Pool:
+    def pool(self, binding: Binding, plan: Plan, early: Early) -> _Pool:
         pool = self.pools.get(binding)
         if pool is None:
-            pool = _Pool(plan, prelude.compute_bound(self.held, dict(binding)))
+            pool = _Pool(plan, early.compute_bound(self.held, dict(binding)))
             self.pools.put(binding, pool)
         return pool
 

@@ -11,8 +11,8 @@ from lora_graph.ir.types import Array, TensorType
 from lora_graph.ir.value import Value
 
 
-class Prelude:
-    """The early Values of a graph that a run needs: those without named dimensions, and those that depend on them."""
+class Early:
+    """The Values known before a run that it needs: those without named dimensions, and those that depend on them."""
 
     def __init__(self, graph: Graph, fixed: Collection[str], names: Collection[str]) -> None:
         early: set[Value] = set()
