@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lora_graph.onnx.export import export_onnx, load_onnx
-    from lora_graph.onnx.exporter import lower
     from lora_graph.onnx.importer import Imported, read_model
+    from lora_graph.onnx.model import lower
     from lora_graph.onnx.session import Session
     from lora_graph.onnx.store import export_model, save_model
 
@@ -23,7 +23,7 @@ _HOMES = {
     "export_model": "store",
     "export_onnx": "export",
     "load_onnx": "export",
-    "lower": "exporter",
+    "lower": "model",
     "read_model": "importer",
     "save_model": "store",
 }

@@ -17,8 +17,8 @@ from lora_graph.ir.value import Value, topological
 from lora_graph.layers.imported import ADAPTERS, FORM, ImportedLayer
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.trace import Place
-from lora_graph.onnx.exporter import lower
 from lora_graph.onnx.importer import read_model
+from lora_graph.onnx.model import lower
 from lora_graph.onnx.source import ModelSource
 from lora_graph.onnx.store import export_model
 from lora_graph.rewrite.pipeline import Optimized, optimize_graph

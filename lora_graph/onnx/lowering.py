@@ -22,7 +22,7 @@ from lora_graph.onnx.names import Names
 from lora_graph.ops.fused import Fused
 
 
-class Exporter:
+class GraphLowering:
     """Walks a graph and lets every op emit its nodes (the Lowering of ``ir/op.py``).
 
     Ops refer to results by handles, which are names until an output claims one.

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from lora_graph.files import atomic_write
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.types import Array
-from lora_graph.onnx.exporter import build
+from lora_graph.onnx.model import build
 
 EXTERNAL_LIMIT = 2**30
 """Bytes of weights above which they go to a file of their own."""

@@ -109,9 +109,9 @@ def test_an_unwritable_path_is_named(tmp_path: Path) -> None:
 
 
 def test_more_weights_than_a_message_holds_need_a_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from lora_graph.onnx import exporter
+    from lora_graph.onnx import model
 
-    monkeypatch.setattr(exporter, "PROTO_LIMIT", 5000)
+    monkeypatch.setattr(model, "PROTO_LIMIT", 5000)
     with pytest.raises(ValueError, match=r"bytes of weights do not fit .* give a path"):
         lower(GRAPH, state())
     export_model(GRAPH, state(), tmp_path / "model.onnx", external_limit=5000)

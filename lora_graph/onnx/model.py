@@ -1,4 +1,4 @@
-"""Lowering: a graph and its state as an ONNX model."""
+"""A graph and its state as an ONNX model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnx_ir as ir
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.types import Array
 from lora_graph.onnx.attributes import PARAMETERS, VERSION
-from lora_graph.onnx.lowering import Exporter
+from lora_graph.onnx.lowering import GraphLowering
 from lora_graph.version import __version__
 
 IR_VERSIONS = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
@@ -61,7 +61,7 @@ def build(
         if own.setdefault(key, text) != text:
             raise ValueError(f"metadata key {key!r} is written by the exporter itself")
     return ir.Model(
-        Exporter(graph, state, opset).run(),
+        GraphLowering(graph, state, opset).run(),
         ir_version=IR_VERSIONS[opset],
         producer_name="lora_graph",
         producer_version=__version__,
