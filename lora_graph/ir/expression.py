@@ -65,6 +65,22 @@ class Expression:
     def __rmatmul__(self, other: Any) -> Self:
         return self._binary("MatMul", other, swapped=True)
 
+    def __mod__(self, other: Any) -> Self:
+        """Of ints, with the sign of ``other``."""
+        return self._binary("Mod", other)
+
+    def __and__(self, other: Any) -> Self:
+        return self._binary("And", other)
+
+    def __or__(self, other: Any) -> Self:
+        return self._binary("Or", other)
+
+    def __xor__(self, other: Any) -> Self:
+        return self._binary("Xor", other)
+
+    def __invert__(self) -> Self:
+        return self._apply(OPS["Not"](), self)
+
     def __lt__(self, other: Any) -> Self:
         return self._binary("Less", other)
 
@@ -117,3 +133,14 @@ class Expression:
 
     def min(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Self:
         return self._reduce("ReduceMin", axis, keepdims)
+
+    def prod(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Self:
+        return self._reduce("ReduceProd", axis, keepdims)
+
+    def var(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Self:
+        """The mean of (x - mean)²."""
+        away = self - self.mean(axis, keepdims=True)
+        return (away * away).mean(axis, keepdims)
+
+    def std(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Self:
+        return self.var(axis, keepdims).sqrt()

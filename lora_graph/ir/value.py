@@ -11,7 +11,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from lora_graph.ir.dims import Shape, SymbolicDim
+from lora_graph.ir.dims import Dim, Shape, SymbolicDim
 from lora_graph.ir.expression import Expression
 from lora_graph.ir.op import OPS, Op
 from lora_graph.ir.types import TensorType, TupleType, Type, normalize_axis
@@ -47,7 +47,7 @@ class Value(Expression):
         raise TypeError("a Value has no truth value: it is computed when the graph runs; use lg.ops.where")
 
     def __iter__(self) -> Iterator[Value]:
-        raise TypeError("a Value cannot be iterated over; index it, or use lg.ops.split")
+        raise TypeError("a Value cannot be iterated over; index it, x[0]")
 
     def __repr__(self) -> str:
         return f"<{self.op.name}: {self._type}>"
@@ -74,6 +74,12 @@ class Value(Expression):
     def rank(self) -> int:
         return len(self.type.shape)
 
+    ndim = rank
+
+    @property
+    def size(self) -> Dim:
+        return self.type.size
+
     def _apply(self, op: Op, *operands: Any) -> Value:
         result: Value = apply(op, *operands)
         return result
@@ -89,6 +95,25 @@ class Value(Expression):
     @property
     def T(self) -> Value:
         return self.transpose()
+
+    def swapaxes(self, axis1: int, axis2: int) -> Value:
+        perm = list(range(self.rank))
+        first, second = (normalize_axis(axis, self.rank, "Transpose") for axis in (axis1, axis2))
+        perm[first], perm[second] = second, first
+        return self.transpose(perm)
+
+    def squeeze(self, axis: int | Sequence[int] | None = None) -> Value:
+        """Without these axes of length 1; by default without all that are known to be."""
+        ones = [i for i, size in enumerate(self.shape) if size == 1]
+        axes = ones if axis is None else axis if isinstance(axis, Sequence) else (axis,)
+        return apply(OPS["Squeeze"](tuple(axes)), self) if axes else self
+
+    def clip(self, low: Any, high: Any) -> Value:
+        """Held between the scalars ``low`` and ``high``."""
+        return apply(OPS["Clip"](), self, lift(low, self.type), lift(high, self.type))
+
+    def argmax(self, axis: int, keepdims: bool = False) -> Value:
+        return apply(OPS["ArgMax"](normalize_axis(axis, self.rank, "ArgMax"), int(keepdims)), self)
 
     def astype(self, dtype: npt.DTypeLike) -> Value:
         return self if self.dtype == np.dtype(dtype) else apply(OPS["Cast"](to=np.dtype(dtype)), self)

@@ -17,6 +17,7 @@ from lora_graph.ops.activation import (
     sigmoid,
     silu,
     softplus,
+    swish,
     tanh,
 )
 from lora_graph.ops.arithmetic import maximum, minimum
@@ -53,14 +54,15 @@ from lora_graph.ops.functions import (
     sqrt,
     sub,
 )
-from lora_graph.ops.gather import gather
-from lora_graph.ops.linalg import matmul
-from lora_graph.ops.loss import SoftmaxCrossEntropyLoss
+from lora_graph.ops.gather import gather, gather_elements, gather_nd, scatter_elements, scatter_nd
+from lora_graph.ops.linalg import eye_like, gemm, matmul
+from lora_graph.ops.loss import SoftmaxCrossEntropyLoss, softmax_cross_entropy_loss
 from lora_graph.ops.normalization import layer_normalization
 from lora_graph.ops.reduce import argmax, log_softmax, softmax
 from lora_graph.ops.select import cast, clip, where
 from lora_graph.ops.shape import expand, reshape, squeeze, swap_last, transpose, unsqueeze
 from lora_graph.ops.slice import concat, pad
+from lora_graph.ops.slice import slice_ as slice  # noqa: A004
 from lora_graph.ops.unary import sign
 
 __all__ = [
@@ -83,10 +85,14 @@ __all__ = [
     "erf",
     "exp",
     "expand",
+    "eye_like",
     "floor",
     "gather",
     "gelu",
     "gelu_tanh",
+    "gather_elements",
+    "gather_nd",
+    "gemm",
     "greater",
     "greater_or_equal",
     "identity",
@@ -120,17 +126,22 @@ __all__ = [
     "reduce_sum",
     "relu",
     "reshape",
+    "scatter_elements",
+    "scatter_nd",
     "sigmoid",
     "sign",
     "silu",
     "sin",
     "size_of",
+    "slice",
     "softmax",
+    "softmax_cross_entropy_loss",
     "softplus",
     "sqrt",
     "squeeze",
     "sub",
     "swap_last",
+    "swish",
     "tanh",
     "transpose",
     "unsqueeze",

@@ -229,6 +229,11 @@ def silu(x: Any) -> Any:
     return apply(Swish(), x)
 
 
+def swish(x: Any, alpha: float = 1.0) -> Any:
+    """x · sigmoid(αx)."""
+    return apply(Swish(float(alpha)), x)
+
+
 def sigmoid(x: Any) -> Any:
     return apply(Sigmoid(), x)
 

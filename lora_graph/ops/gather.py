@@ -185,3 +185,23 @@ def scatter(data: Array, index: tuple[Array, ...], updates: Array, reduction: st
 
 def gather(data: Any, indices: Any, axis: int = 0) -> Any:
     return apply(Gather(axis), data, indices)
+
+
+def gather_elements(data: Any, indices: Any, axis: int = 0) -> Any:
+    """y[i, j] = data[i, indices[i, j]] (here for axis 1)."""
+    return apply(GatherElements(axis), data, indices)
+
+
+def gather_nd(data: Any, indices: Any) -> Any:
+    """y[i] = data[indices[i]], where the last axis of ``indices`` is a multi-index."""
+    return apply(GatherND(), data, indices)
+
+
+def scatter_elements(data: Any, indices: Any, updates: Any, axis: int = 0, reduction: str = "none") -> Any:
+    """``data`` with ``updates[i, j]`` put, or with ``reduction="add"`` added, at ``[i, indices[i, j]]`` (axis 1)."""
+    return apply(ScatterElements(axis, reduction), data, indices, updates)
+
+
+def scatter_nd(data: Any, indices: Any, updates: Any, reduction: str = "none") -> Any:
+    """``data`` with ``updates[i]`` put, or with ``reduction="add"`` added, at the slice ``data[indices[i]]``."""
+    return apply(ScatterND(reduction), data, indices, updates)

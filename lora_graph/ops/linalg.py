@@ -162,6 +162,17 @@ def matmul(a: Any, b: Any) -> Any:
     return apply(MatMul(), a, b)
 
 
+def gemm(a: Any, b: Any, c: Any = None, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0) -> Any:
+    """α a' b' + β c with a' = aᵀ if ``transA`` (b' alike)."""
+    op = Gemm(float(alpha), float(beta), int(transA), int(transB))
+    return apply(op, a, b) if c is None else apply(op, a, b, c)
+
+
+def eye_like(x: Any, dtype: npt.DTypeLike) -> Any:
+    """The identity matrix in the shape of the matrix ``x``."""
+    return apply(EyeLike(np.dtype(dtype)), x)
+
+
 def eye(size: Dim, dtype: npt.DTypeLike) -> Value:
     """The identity matrix ``[size, size]``."""
     return apply(EyeLike(np.dtype(dtype)), expand(constant(0, dtype), (size, size)))

@@ -62,3 +62,8 @@ class SoftmaxCrossEntropyLoss(Fused):
         if self.reduction == "none":
             cotangent = unsqueeze(cotangent, 1)
         return (softmax(scores, 1) - hit) * cotangent, None
+
+
+def softmax_cross_entropy_loss(scores: Any, labels: Any, reduction: str = "mean") -> Any:
+    """-ln softmax(scores)[label] with the classes along axis 1, averaged, summed or (``"none"``) by sample."""
+    return apply(SoftmaxCrossEntropyLoss(reduction), scores, labels)

@@ -283,3 +283,10 @@ def spread(cotangent: Value, axis: int, start: Dim, step: int, size: Dim) -> Val
     after: list[Dim] = [0] * cotangent.rank
     before[axis], after[axis] = first, size - first - count * step
     return pad(cotangent, before, after)
+
+
+def slice_(
+    x: Value, starts: Sequence[Dim], ends: Sequence[Dim], axes: Sequence[int], steps: Sequence[int] | None = None
+) -> Value:
+    """x[starts:ends:steps] along ``axes``; ``x[1:3]`` says the same for those who have the axes in order."""
+    return apply(Slice(tuple(starts), tuple(ends), tuple(axes), tuple(steps or [1] * len(axes))), x)

@@ -45,6 +45,23 @@ ARRAY = np.random.default_rng(3).uniform(0.5, 2.0, (2, 3, 4))
         lambda x: x.max(axis=-1, keepdims=True),
         lambda x: x.min(axis=0),
         lambda x: x.sum(axis=()),
+        lambda x: x.prod(axis=-1),
+        lambda x: x.var(axis=(0, 2), keepdims=True),
+        lambda x: x.var(),
+        lambda x: x.std(axis=1),
+        lambda x: x.swapaxes(0, -1),
+        lambda x: x[:, :1, None].squeeze(),
+        lambda x: x[:, :1, None].squeeze(1),
+        lambda x: x[:, :1, None].squeeze((1, 2)),
+        lambda x: x.squeeze(),
+        lambda x: x.clip(0.8, 1.5),
+        lambda x: x.argmax(axis=-1),
+        lambda x: x.argmax(axis=1, keepdims=True),
+        lambda x: (x > 0.8) & (x < 1.5),
+        lambda x: (x < 0.8) | (x > 1.5),
+        lambda x: (x > 0.8) ^ (x < 1.5),
+        lambda x: ~(x > 1.0),
+        lambda x: (x * 10.0).astype(np.int64) % 3,
         lambda x: x.T,
         lambda x: x.transpose(1, 0, 2),
         lambda x: x.transpose((2, 0, 1)),
@@ -136,3 +153,9 @@ def test_numpy_functions_are_refused_with_a_way_out() -> None:
         np.mean(X)
     with pytest.raises(TypeError, match="Value"):
         np.maximum(X, 0.0)
+
+
+def test_ndim_and_size_are_those_of_the_type() -> None:
+    assert X.ndim == 3
+    assert X.size == dim("12*batch")
+    assert constant(np.ones((2, 3))).size == 6
