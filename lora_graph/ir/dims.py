@@ -43,9 +43,13 @@ class SymbolicDim:
     terms: tuple[tuple[Monomial, int], ...]
 
     def __add__(self, other: Dim) -> Dim:
+        if not isinstance(other, int | SymbolicDim):
+            return NotImplemented
         return _polynomial([*_terms(self), *_terms(other)])
 
     def __mul__(self, other: Dim) -> Dim:
+        if not isinstance(other, int | SymbolicDim):
+            return NotImplemented
         return _polynomial((tuple(sorted(a + b, key=str)), m * n) for a, m in _terms(self) for b, n in _terms(other))
 
     def __neg__(self) -> Dim:
@@ -113,6 +117,11 @@ def evaluate(value: Dim, binding: Mapping[str, int]) -> int:
     for monomial, coefficient in value.terms:
         total += reduce(mul, (_evaluate_atom(atom, binding) for atom in monomial), coefficient)
     return total
+
+
+def sizes(shape: Iterable[Dim], binding: Mapping[str, int]) -> tuple[int, ...]:
+    """The ints that the dimensions of ``shape`` are; see :func:`evaluate`."""
+    return tuple(evaluate(dimension, binding) for dimension in shape)
 
 
 def substitute(value: Dim, binding: Mapping[str, Dim]) -> Dim:

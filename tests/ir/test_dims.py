@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_graph.ir import SymbolicDim, dim
+from lora_graph.ir import SymbolicDim, dim, input  # noqa: A004
 from lora_graph.ir import dims as d
 
 NAMES = ["batch", "h", "w", "time step", "class", "a'b", 'say "x"', "é", "ﬁ", "5", "%", "lambda", "min", "x=1]", "\n"]
@@ -151,3 +152,12 @@ def test_plain_names() -> None:
     assert d.plain_name(dim("h")) == "h"
     assert d.plain_name(named("time step")) == "time step"
     assert [d.plain_name(dim(spec)) for spec in ("2*h", "h+w", "h*w", 3)] == [None] * 4
+
+
+def test_a_dimension_and_a_value_are_a_value() -> None:
+    x = input("x", np.float32, ("batch", 2))
+    batch = x.shape[0]
+    for product, name in ((batch * x, "Mul"), (batch + x, "Add")):
+        assert (product.op.name, product.type, product.operands[1]) == (name, x.type, x)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        batch * 0.5
