@@ -9,6 +9,7 @@ from lora_graph.ir.expression import Expression
 from lora_graph.ir.leaves import Constant
 from lora_graph.ir.op import Op
 from lora_graph.ir.value import Value
+from lora_graph.ops.shape import Transpose
 
 Bindings = dict[str, Value]
 
@@ -27,8 +28,6 @@ class Pattern(Expression):
     @property
     def T(self) -> Node:
         """A matrix transpose."""
-        from lora_graph.ops.shape import Transpose
-
         return Node(lambda op: op == Transpose((1, 0)), Transpose, (self,))
 
     def match(self, value: Value, bindings: Bindings) -> Iterator[Bindings]:
