@@ -49,7 +49,7 @@ class TensorType:
 
     def bind(self, binding: Mapping[str, int]) -> TensorType:
         """The same type with every named dimension replaced by its size."""
-        return self if self.is_static else self.with_shape([dims.evaluate(d, binding) for d in self.shape])
+        return self if self.is_static else self.with_shape(dims.sizes(self.shape, binding))
 
     def substitute(self, binding: Mapping[str, Dim]) -> TensorType:
         return TensorType(self.dtype, tuple(dims.substitute(d, binding) for d in self.shape))

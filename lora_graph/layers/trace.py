@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_graph.ir.dims import Dim, Shape, evaluate, fits, shape_of
+from lora_graph.ir.dims import Dim, Shape, fits, shape_of, sizes
 from lora_graph.ir.graph import Graph, Note
 from lora_graph.ir.leaves import Input, Parameter
 from lora_graph.ir.types import Array, TensorType, show
@@ -38,7 +38,7 @@ class Draw:
     shared: str | None = None
 
     def sample(self, rng: np.random.Generator, binding: Mapping[str, int]) -> Array:
-        shape = tuple(evaluate(d, binding) for d in self.type.shape)
+        shape = sizes(self.type.shape, binding)
         return np.asarray(self.sampler(rng, shape), self.type.dtype).reshape(shape)
 
 
@@ -206,11 +206,11 @@ def batched(sample: Shape, rank: int) -> Shape:
     return (*shape_of(lead_names(rank - len(sample))), *sample)
 
 
-def bind_input(name: str, sample: Shape, sizes: Sequence[int]) -> dict[str, int]:
+def bind_input(name: str, sample: Shape, shape: Sequence[int]) -> dict[str, int]:
     """The sizes of all named axes of the input ``name``; ValueError if it does not end in ``sample``."""
     binding: dict[str, int] = {}
-    if not fits(batched(sample, len(sizes)), sizes, binding):
-        raise ValueError(f"{name} must end in {show(sample)}, got shape {tuple(sizes)}")
+    if not fits(batched(sample, len(shape)), shape, binding):
+        raise ValueError(f"{name} must end in {show(sample)}, got shape {tuple(shape)}")
     return binding
 
 

@@ -15,7 +15,7 @@ from operator import add
 import numpy as np
 
 from lora_graph.autodiff import gradients
-from lora_graph.ir.dims import evaluate
+from lora_graph.ir.dims import sizes
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.leaves import Input, Parameter
 from lora_graph.ir.types import Array, TensorType, tensor
@@ -60,9 +60,7 @@ class StepGraphs:
 
     def zeros(self) -> dict[str, Array]:
         """The optimizer's state before the first step."""
-        return {
-            name: np.zeros([evaluate(d, {}) for d in kind.shape], kind.dtype) for name, kind in self.initial.items()
-        }
+        return {name: np.zeros(sizes(kind.shape, {}), kind.dtype) for name, kind in self.initial.items()}
 
 
 def step_graphs(
