@@ -76,7 +76,8 @@ def data_of(data: Any, batch_size: int, epochs: int, shuffle: bool = True) -> Da
         inputs, targets = (np.asarray(item) for item in data)
         return Arrays(inputs, targets, batch_size, shuffle)
     if not isinstance(data, Iterable) or isinstance(data, dict):
-        raise TypeError(f"data must be (inputs, targets), an .npz path or an iterable of batches, got {data!r}")
+        given = type(data).__name__
+        raise TypeError(f"data must be (inputs, targets), an .npz path or an iterable of batches, got a {given}")
     if isinstance(data, Iterator) and epochs > 1:
         raise ValueError("data is an iterator that ends after one epoch: pass a list, or epochs=1")
     return Batches(data)

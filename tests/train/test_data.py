@@ -98,7 +98,7 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (iter([]), ValueError, "data gave no batch"),
     (3, TypeError, "data must be"),
     (None, TypeError, "data must be"),
-    ({"inputs": X, "targets": T}, TypeError, "data must be"),
+    ({"inputs": X, "targets": T}, TypeError, r"data must be .*, got a dict$"),
     ([X], TypeError, r"each batch must be a pair \(inputs, targets\), got ndarray"),
     ([(X, T, T)], TypeError, "pair"),
     ((X, np.full((4, 4), "a")), TypeError, "targets must be an array of numbers"),
