@@ -117,8 +117,14 @@ class Graph:
                 counts[value.op.name] = counts.get(value.op.name, 0) + 1
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
-    def with_outputs(self, outputs: Mapping[str, Value]) -> Graph:
-        return Graph(self.inputs, outputs, self.notes, self.name)
+    def with_outputs(self, outputs: Mapping[str, Value], notes: Mapping[Value, Note] | None = None) -> Graph:
+        """The graph with other outputs. It keeps its notes, or gets those of ``notes`` whose Values are in it."""
+        if notes is None:
+            return Graph(self.inputs, outputs, self.notes, self.name)
+        kept: dict[Value, Note] = {}
+        new = Graph(self.inputs, outputs, kept, self.name)
+        kept.update({value: notes[value] for value in new.values if value in notes})
+        return new
 
 
 def replace(

@@ -166,10 +166,8 @@ class _Sweep:
                 self._rename(settled, notes[value])
         if not self.fired:
             return graph, self.fired
-        kept: dict[Value, Note] = {}
-        new_graph = Graph(graph.inputs, {name: normal[v] for name, v in graph.outputs.items()}, kept, graph.name)
-        kept.update({value: self.notes[value] for value in new_graph.values if value in self.notes})
-        return new_graph, self.fired
+        outputs = {name: normal[value] for name, value in graph.outputs.items()}
+        return graph.with_outputs(outputs, self.notes), self.fired
 
     def _rebuilt(self, value: Value) -> Value:
         """``value`` on what its operands have become."""

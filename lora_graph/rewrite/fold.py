@@ -9,7 +9,7 @@ import numpy as np
 
 from lora_graph.interpret import evaluate
 from lora_graph.ir.dims import SymbolicDim
-from lora_graph.ir.graph import Graph, Note, replace
+from lora_graph.ir.graph import Graph, replace
 from lora_graph.ir.leaves import CONSTANT_LIMIT, Constant, Parameter, constant
 from lora_graph.ir.types import Array, TensorType
 from lora_graph.ir.value import Value, apply, topological
@@ -116,9 +116,6 @@ def _exchanged(graph: Graph, mapping: Mapping[Value, Value]) -> Graph:
     """``graph`` with Values exchanged, and the notes of those that were built again."""
     noted = [value for value in graph.values if value in graph.notes]
     outputs = replace([*graph.outputs.values(), *noted], mapping)
-    renewed = dict(zip(noted, outputs[len(graph.outputs) :], strict=True))
-    kept: dict[Value, Note] = {}
-    new = Graph(graph.inputs, dict(zip(graph.outputs, outputs, strict=False)), kept, graph.name)
-    present = set(new.values)
-    kept.update({after: graph.notes[before] for before, after in renewed.items() if after in present})
-    return new
+    renewed = zip(noted, outputs[len(graph.outputs) :], strict=True)
+    notes = {after: graph.notes[before] for before, after in renewed}
+    return graph.with_outputs(dict(zip(graph.outputs, outputs, strict=False)), notes)
