@@ -14,20 +14,19 @@ from lora_graph.rewrite.rule import Facts, Outcome, rule
 @rule(lambda x: any_op(Transpose, x, name="outer"))
 def transpose_to_same_order(facts: Facts, x: Value, outer: Value) -> Outcome:
     """A transpose that keeps the order → x"""
-    return x if outer.op.perm == tuple(range(x.rank)) else None  # type: ignore[attr-defined]
+    return x if _perm(outer) == tuple(range(x.rank)) else None
 
 
 @rule(lambda x: any_op(Transpose, any_op(Transpose, x, name="inner"), name="outer"), free=True)
 def transpose_twice(facts: Facts, x: Value, inner: Value, outer: Value) -> Outcome:
     """Two transposes → one"""
-    first, second = inner.op.perm, outer.op.perm  # type: ignore[attr-defined]
-    return x.transpose([first[axis] for axis in second])
+    return x.transpose([_perm(inner)[axis] for axis in _perm(outer)])
 
 
 @rule(lambda a, b: any_op(Transpose, any_op(MatMul, a, b), name="outer"))
 def transpose_of_product(facts: Facts, a: Value, b: Value, outer: Value) -> Outcome:
     """(a b)ᵀ → bᵀ aᵀ where a factor is a transpose already"""
-    swaps = outer.op.perm == (1, 0) and a.rank == b.rank == 2  # type: ignore[attr-defined]
+    swaps = _perm(outer) == (1, 0) and a.rank == b.rank == 2
     return b.T @ a.T if swaps and (isinstance(a.op, Transpose) or isinstance(b.op, Transpose)) else None
 
 
@@ -76,26 +75,35 @@ def expand_twice(facts: Facts, x: Value, outer: Value) -> Outcome:
 @rule(lambda x: any_op(Slice, x, name="outer"))
 def slice_of_everything(facts: Facts, x: Value, outer: Value) -> Outcome:
     """A slice that takes every element in order → x"""
-    whole = outer.shape == x.shape and all(step == 1 for step in outer.op.steps)  # type: ignore[attr-defined]
-    return x if whole else None
+    in_order = isinstance(outer.op, Slice) and all(step == 1 for step in outer.op.steps)
+    return x if in_order and outer.shape == x.shape else None
 
 
 @rule(lambda x: any_op(Pad, x, name="outer"))
 def pad_with_nothing(facts: Facts, x: Value, outer: Value) -> Outcome:
     """A pad of width 0 → x"""
-    return x if all(p == 0 for p in outer.op.pads) else None  # type: ignore[attr-defined]
+    return x if _pads_nothing(outer) else None
 
 
 @rule(lambda x, v: any_op(Pad, x, v, name="outer"))
 def pad_with_value_nothing(facts: Facts, x: Value, v: Value, outer: Value) -> Outcome:
     """A pad of width 0 with a value of its own → x"""
-    return x if all(p == 0 for p in outer.op.pads) else None  # type: ignore[attr-defined]
+    return x if _pads_nothing(outer) else None
 
 
 @rule(lambda x: any_op(Concat, x))
 def concat_of_one(facts: Facts, x: Value) -> Outcome:
     """A concatenation of one → x"""
     return x
+
+
+def _perm(transposed: Value) -> tuple[int, ...]:
+    assert isinstance(transposed.op, Transpose)
+    return transposed.op.perm
+
+
+def _pads_nothing(padded: Value) -> bool:
+    return isinstance(padded.op, Pad) and all(width == 0 for width in padded.op.pads)
 
 
 LAYOUT = [
