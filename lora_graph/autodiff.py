@@ -12,7 +12,7 @@ from lora_graph.ir.leaves import Project, constant
 from lora_graph.ir.types import TupleType
 from lora_graph.ir.value import Value, topological
 from lora_graph.ops.fused import Fused
-from lora_graph.ops.shape import expand
+from lora_graph.ops.shape import zeros_like
 
 
 def gradients(output: Value, wrt: Sequence[Value], cotangent: Value | None = None) -> list[Value]:
@@ -29,7 +29,7 @@ def gradients(output: Value, wrt: Sequence[Value], cotangent: Value | None = Non
     elif cotangent.type != output.type:
         raise ValueError(f"the cotangent of {output.type} cannot be {cotangent.type}")
     found = pull({output: cotangent}, wrt)
-    return [found[w] if w in found else expand(constant(0, w.dtype), w.shape) for w in wrt]
+    return [found[w] if w in found else zeros_like(w) for w in wrt]
 
 
 def pull(cotangents: Mapping[Value, Value], wrt: Sequence[Value]) -> dict[Value, Value]:

@@ -13,7 +13,7 @@ from lora_graph.ir.op import Op
 from lora_graph.ir.types import Array, TensorType, meet, normalize_axis
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops.base import Cotangents
-from lora_graph.ops.shape import expand
+from lora_graph.ops.shape import expand, zeros_like
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class GatherElements(Op):
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         data, indices = operands
-        into = expand(constant(0, data.dtype), data.shape)
+        into = zeros_like(data)
         return apply(ScatterElements(self.axis, "add"), into, indices, cotangent), None
 
 
@@ -93,7 +93,7 @@ class ScatterElements(Op):
         of_updates = apply(GatherElements(self.axis), cotangent, indices)
         if self.reduction == "add":
             return cotangent, None, of_updates
-        hole = expand(constant(0, updates.dtype), updates.shape)
+        hole = zeros_like(updates)
         return apply(ScatterElements(self.axis), cotangent, indices, hole), None, of_updates
 
 
@@ -125,7 +125,7 @@ class ScatterND(Op):
         of_updates = apply(GatherND(), cotangent, indices)
         if self.reduction == "add":
             return cotangent, None, of_updates
-        hole = expand(constant(0, updates.dtype), updates.shape)
+        hole = zeros_like(updates)
         return apply(ScatterND(), cotangent, indices, hole), None, of_updates
 
 
@@ -143,7 +143,7 @@ class GatherND(Op):
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         data, indices = operands
-        into = expand(constant(0, data.dtype), data.shape)
+        into = zeros_like(data)
         return apply(ScatterND("add"), into, indices, cotangent), None
 
 
@@ -184,6 +184,7 @@ def scatter(data: Array, index: tuple[Array, ...], updates: Array, reduction: st
 
 
 def gather(data: Any, indices: Any, axis: int = 0) -> Any:
+    """Slices of ``data`` along ``axis`` at ``indices``, whose axes take the place of that one."""
     return apply(Gather(axis), data, indices)
 
 

@@ -13,7 +13,7 @@ from lora_graph.ops.base import Cotangents
 from lora_graph.ops.fused import Fused
 from lora_graph.ops.gather import GatherElements, ScatterElements, check_indices
 from lora_graph.ops.reduce import log_softmax, softmax
-from lora_graph.ops.shape import expand, squeeze, unsqueeze
+from lora_graph.ops.shape import expand, squeeze, unsqueeze, zeros_like
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class SoftmaxCrossEntropyLoss(Fused):
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         scores, labels = operands
         chosen = unsqueeze(labels, 1)
-        none = expand(constant(0, scores.dtype), scores.shape)
+        none = zeros_like(scores)
         ones = expand(constant(1, scores.dtype), chosen.shape)
         hit = apply(ScatterElements(1), none, chosen, ones)
         if self.reduction == "mean":

@@ -14,6 +14,7 @@ import numpy as np
 
 from lora_graph.ir import dims
 from lora_graph.ir.dims import Shape, SymbolicDim
+from lora_graph.ir.leaves import constant
 from lora_graph.ir.op import Lowering, NodeView, Op
 from lora_graph.ir.types import TensorType, broadcast, meet, normalize_axis, show
 from lora_graph.ir.value import Value, apply
@@ -211,6 +212,7 @@ class Unsqueeze(Op):
 
 
 def transpose(x: Value, perm: Sequence[int] | None = None) -> Value:
+    """``x`` with its axes in the order ``perm``, reversed by default."""
     return x.transpose(perm) if perm is not None else x.T
 
 
@@ -220,20 +222,29 @@ def swap_last(x: Value) -> Value:
 
 
 def reshape(x: Value, shape: Sequence[int | str | SymbolicDim]) -> Value:
+    """Row-major reshape; one ``-1`` is inferred."""
     return Reshape.to(x, shape)
 
 
 def expand(x: Value, shape: Sequence[int | str | SymbolicDim]) -> Value:
+    """``x`` broadcast to ``shape``."""
     wanted = dims.shape_of(shape)
     return x if x.shape == wanted else apply(Expand(wanted), x)
 
 
+def zeros_like(x: Value) -> Value:
+    """Zeros in the shape and dtype of ``x``."""
+    return expand(constant(0, x.dtype), x.shape)
+
+
 def squeeze(x: Value, axes: int | Sequence[int]) -> Value:
+    """``x`` without these axes, which must have length 1."""
     wanted = (axes,) if isinstance(axes, int) else tuple(axes)
     return apply(Squeeze(wanted), x) if wanted else x
 
 
 def unsqueeze(x: Value, axes: int | Sequence[int]) -> Value:
+    """``x`` with new axes of length 1 at these positions of the result."""
     wanted = (axes,) if isinstance(axes, int) else tuple(axes)
     return apply(Unsqueeze(wanted), x) if wanted else x
 
