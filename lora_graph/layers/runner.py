@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,9 +69,9 @@ class Runner:
         self._kept: OrderedDict[Graph, Program] = OrderedDict()
         self.reset()
 
-    def __deepcopy__(self, memo: dict[int, object]) -> Runner:
-        """A copied layer starts without a last forward."""
-        return Runner(copy.deepcopy(self._layer, memo))
+    def __reduce__(self) -> tuple[type[Runner], tuple[Layer]]:
+        """A layer that was copied or pickled starts without a last forward."""
+        return Runner, (self._layer,)
 
     def reset(self) -> None:
         self._last: Last | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -129,3 +131,18 @@ def test_what_a_new_layer_may_forget_is_named() -> None:
         Caller().forward(np.ones(2))
     with pytest.raises(TypeError, match="a shape must be a sequence of ints and names, got 4"):
         lg.Layer(input_shape=4, output_shape=(4,))  # type: ignore[arg-type]
+
+
+def test_layers_copy_and_pickle_with_what_they_hold_and_without_what_they_ran() -> None:
+    model = lg.Sequential([lg.DenseLayer(4, 5, "tanh", rng=0), lg.DyLoRAAdapter(lg.DenseLayer(5, 3, rng=1), 2, [1, 2])])
+    x = np.ones((2, 4))
+    model.eval()[1].set_parameter("lora.B", np.ones((2, 3)))
+    expected = model.forward(x)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        with pytest.raises(RuntimeError, match="needs a forward"):
+            twin.backward(expected)
+        np.testing.assert_array_equal(twin.forward(x), expected)
+        twin[0].set_parameter("weight", np.zeros((4, 5)))
+        assert model[0].get_parameter("weight").all()
+        assert twin[0]._runner._layer is twin[0]
+    np.testing.assert_array_equal(model.forward(x), expected)
