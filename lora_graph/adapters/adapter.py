@@ -86,6 +86,7 @@ class Adapter(Layer):
 
     @property
     def base_layer(self) -> Layer:
+        """The layer that is adapted: the very object that was given."""
         return self._children["base"]
 
     @property
@@ -104,10 +105,12 @@ class Adapter(Layer):
 
     @property
     def is_base_layer_frozen(self) -> bool:
+        """Whether the adapter holds the base fixed."""
         return self._freeze_base
 
     @property
     def rank(self) -> int:
+        """The number of components of each low-rank pair."""
         return self._rank
 
     @property
@@ -117,10 +120,12 @@ class Adapter(Layer):
 
     @property
     def alpha(self) -> float:
+        """The numerator of the scale."""
         return self._alpha
 
     @property
     def scaling(self) -> float:
+        """s = alpha / rank."""
         return self._alpha / self._rank
 
     # -- how it stands to its base --------------------------------------------------------------------------------

@@ -65,6 +65,7 @@ class DyLoRAAdapter(Adapter):
 
     @property
     def max_rank(self) -> int:
+        """The rank of A and B as a whole."""
         return self.rank
 
     @property

@@ -78,16 +78,20 @@ class LoKrAdapter(Adapter):
 
     @property
     def matrix_a_dimensions(self) -> tuple[int, int]:
+        """(m, n)."""
         return self._only.factors[0]
 
     @property
     def matrix_b_dimensions(self) -> tuple[int, int]:
+        """(p, q)."""
         return self._only.factors[1]
 
     def get_matrix_a(self) -> Array:
+        """A copy of A ``[m, n]``."""
         return self._only.get_parameter("A")
 
     def get_matrix_b(self) -> Array:
+        """A copy of B ``[p, q]``."""
         return self._only.get_parameter("B")
 
     @property

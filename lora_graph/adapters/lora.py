@@ -91,10 +91,12 @@ class LoRALayer(Layer):
 
     @property
     def rank(self) -> int:
+        """The width between A and B."""
         return self._rank
 
     @property
     def alpha(self) -> float:
+        """The numerator of the scale."""
         return self._alpha
 
     @property
@@ -107,9 +109,11 @@ class LoRALayer(Layer):
         return y
 
     def get_matrix_a(self) -> Array:
+        """A copy of A ``[input_size, rank]``."""
         return self.get_parameter("A")
 
     def get_matrix_b(self) -> Array:
+        """A copy of B ``[rank, output_size]``."""
         return self.get_parameter("B")
 
     def merge_weights(self) -> Array:

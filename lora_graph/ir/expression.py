@@ -104,18 +104,23 @@ class Expression:
         return self.abs()
 
     def exp(self) -> Self:
+        """eˣ."""
         return self._apply(OPS["Exp"](), self)
 
     def log(self) -> Self:
+        """ln x."""
         return self._apply(OPS["Log"](), self)
 
     def sqrt(self) -> Self:
+        """√x."""
         return self._apply(OPS["Sqrt"](), self)
 
     def tanh(self) -> Self:
+        """The hyperbolic tangent."""
         return self._apply(OPS["Tanh"](), self)
 
     def abs(self) -> Self:
+        """|x|."""
         return self._apply(OPS["Abs"](), self)
 
     def _reduce(self, name: str, axis: int | Sequence[int] | None, keepdims: bool) -> Self:
@@ -123,18 +128,23 @@ class Expression:
         return self if axes == () else self._apply(OPS[name](axes=axes, keepdims=int(keepdims)), self)
 
     def sum(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Self:
+        """The sum along ``axis``, or of everything."""
         return self._reduce("ReduceSum", axis, keepdims)
 
     def mean(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Self:
+        """The mean along ``axis``, or of everything."""
         return self._reduce("ReduceMean", axis, keepdims)
 
     def max(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Self:
+        """The maximum along ``axis``, or of everything."""
         return self._reduce("ReduceMax", axis, keepdims)
 
     def min(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Self:
+        """The minimum along ``axis``, or of everything."""
         return self._reduce("ReduceMin", axis, keepdims)
 
     def prod(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Self:
+        """The product along ``axis``, or of everything."""
         return self._reduce("ReduceProd", axis, keepdims)
 
     def var(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Self:
@@ -143,4 +153,5 @@ class Expression:
         return (away * away).mean(axis, keepdims)
 
     def std(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Self:
+        """√ of :meth:`var`."""
         return self.var(axis, keepdims).sqrt()

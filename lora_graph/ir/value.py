@@ -54,16 +54,19 @@ class Value(Expression):
 
     @property
     def result_type(self) -> Type:
+        """The type, also of an op with several results."""
         return self._type
 
     @property
     def type(self) -> TensorType:
+        """The element type and the shape; TypeError for an op with several results."""
         if isinstance(self._type, TupleType):
             raise TypeError(f"{self.op.name} has {len(self._type.items)} results: take one with lg.ops.project")
         return self._type
 
     @property
     def shape(self) -> Shape:
+        """One dimension an axis: an int, a name or an expression of names."""
         return self.type.shape
 
     @property
@@ -72,12 +75,14 @@ class Value(Expression):
 
     @property
     def rank(self) -> int:
+        """The number of axes."""
         return len(self.type.shape)
 
     ndim = rank
 
     @property
     def size(self) -> Dim:
+        """The number of elements, as a dimension."""
         return self.type.size
 
     def _apply(self, op: Op, *operands: Any) -> Value:
@@ -89,14 +94,17 @@ class Value(Expression):
         return OPS["Reshape"].to(self, _varargs(shape))  # type: ignore[attr-defined, no-any-return]
 
     def transpose(self, *perm: int | Sequence[int]) -> Value:
+        """The axes in the order ``perm``, reversed by default."""
         order = [normalize_axis(axis, self.rank, "Transpose") for axis in _varargs(perm)]
         return apply(OPS["Transpose"](perm=tuple(order or reversed(range(self.rank)))), self)
 
     @property
     def T(self) -> Value:
+        """The transpose: all axes in reverse order."""
         return self.transpose()
 
     def swapaxes(self, axis1: int, axis2: int) -> Value:
+        """With two axes exchanged."""
         perm = list(range(self.rank))
         first, second = (normalize_axis(axis, self.rank, "Transpose") for axis in (axis1, axis2))
         perm[first], perm[second] = second, first
@@ -113,9 +121,11 @@ class Value(Expression):
         return apply(OPS["Clip"](), self, lift(low, self.type), lift(high, self.type))
 
     def argmax(self, axis: int, keepdims: bool = False) -> Value:
+        """The index of the first maximum along ``axis``, as int64."""
         return apply(OPS["ArgMax"](normalize_axis(axis, self.rank, "ArgMax"), int(keepdims)), self)
 
     def astype(self, dtype: npt.DTypeLike) -> Value:
+        """Cast to ``dtype``."""
         return self if self.dtype == np.dtype(dtype) else apply(OPS["Cast"](to=np.dtype(dtype)), self)
 
     def __getitem__(self, index: Any) -> Value:

@@ -100,6 +100,7 @@ class Layer(Parameters):
 
     @property
     def children(self) -> dict[str, Layer]:
+        """The layers declared with :meth:`add_child`, by name."""
         return dict(self._children)
 
     @property
@@ -164,6 +165,7 @@ class Layer(Parameters):
 
     @property
     def is_training(self) -> bool:
+        """The mode; settable."""
         return self._training
 
     @is_training.setter
@@ -179,9 +181,11 @@ class Layer(Parameters):
         return self
 
     def train(self) -> Self:
+        """Set training mode."""
         return self.set_training(True)
 
     def eval(self) -> Self:
+        """Set evaluation mode."""
         return self.set_training(False)
 
     def _is_guest(self, child: str) -> bool:

@@ -47,6 +47,7 @@ class Parameters:
             slots[label][0].array = array
 
     def get_parameter_names(self) -> list[str]:
+        """The names of all parameters, in declaration order."""
         return list(self.slots())
 
     def get_parameter(self, name: str) -> Array:
@@ -54,6 +55,7 @@ class Parameters:
         return self._labelled(name).array.copy()
 
     def get_parameter_shape(self, name: str) -> tuple[int, ...]:
+        """The shape of the parameter ``name``; ValueError naming those there are."""
         return self._labelled(name).array.shape
 
     def set_parameter(self, name: str, value: npt.ArrayLike) -> None:

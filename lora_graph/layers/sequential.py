@@ -44,6 +44,7 @@ class Sequential(Layer):
 
     @property
     def layers(self) -> tuple[Layer, ...]:
+        """The layers, first to last."""
         return tuple(self.children.values())
 
     @property

@@ -37,6 +37,7 @@ class WeightReport:
 
     @property
     def ok(self) -> bool:
+        """Whether names and shapes are exactly those that are wanted."""
         return not (self.missing or self.unexpected or self.wrong_shape)
 
     @classmethod

@@ -69,10 +69,12 @@ class Session:
 
     @property
     def inputs(self) -> dict[str, TensorType]:
+        """The types of the inputs, by name."""
         return dict(self._inputs)
 
     @property
     def outputs(self) -> dict[str, TensorType]:
+        """The types of the outputs, by name."""
         return dict(self._outputs)
 
     def __repr__(self) -> str:

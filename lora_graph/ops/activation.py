@@ -206,26 +206,32 @@ def erf_kernel(x: Array, out: Array | None = None) -> Any:
 
 
 def relu(x: Any) -> Any:
+    """max(x, 0)."""
     return apply(Relu(), x)
 
 
 def leaky_relu(x: Any, alpha: float = 0.01) -> Any:
+    """x where x > 0, else α x."""
     return apply(LeakyRelu(float(alpha)), x)
 
 
 def elu(x: Any, alpha: float = 1.0) -> Any:
+    """x where x > 0, else α (eˣ - 1)."""
     return apply(Elu(float(alpha)), x)
 
 
 def gelu(x: Any) -> Any:
+    """x Φ(x), with Φ the normal distribution function (Hendrycks & Gimpel, 2016)."""
     return apply(Gelu(), x)
 
 
 def gelu_tanh(x: Any) -> Any:
+    """The approximation of ``gelu`` by a tanh: x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2."""
     return apply(Gelu("tanh"), x)
 
 
 def silu(x: Any) -> Any:
+    """x · sigmoid(x)."""
     return apply(Swish(), x)
 
 
@@ -235,22 +241,27 @@ def swish(x: Any, alpha: float = 1.0) -> Any:
 
 
 def sigmoid(x: Any) -> Any:
+    """1 / (1 + e⁻ˣ)."""
     return apply(Sigmoid(), x)
 
 
 def tanh(x: Any) -> Any:
+    """The hyperbolic tangent of x."""
     return apply(Tanh(), x)
 
 
 def softplus(x: Any) -> Any:
+    """ln(1 + eˣ), stable at any x."""
     return apply(Softplus(), x)
 
 
 def erf(x: Any) -> Any:
+    """The error function, 2/√π ∫₀ˣ e^(-t²) dt."""
     return apply(Erf(), x)
 
 
 def identity(x: Any) -> Any:
+    """x as it is."""
     return x
 
 

@@ -184,8 +184,10 @@ def fold_operands(op: type[Max] | type[Min], node: NodeView) -> Value:
 
 
 def minimum(a: Any, b: Any) -> Any:
+    """The smaller of a and b, element by element; NaN wins."""
     return apply(Min(), a, b)
 
 
 def maximum(a: Any, b: Any) -> Any:
+    """The larger of a and b, element by element; NaN wins."""
     return apply(Max(), a, b)

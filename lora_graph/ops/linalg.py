@@ -159,6 +159,7 @@ class EyeLike(Op):
 
 
 def matmul(a: Any, b: Any) -> Any:
+    """The matrix product a b; leading axes broadcast."""
     return apply(MatMul(), a, b)
 
 

@@ -251,12 +251,15 @@ def accumulator(x: Array) -> dict[str, Any]:
 
 
 def softmax(x: Any, axis: int = -1) -> Any:
+    """eˣ / Σ eˣ along ``axis``."""
     return apply(Softmax(axis), x)
 
 
 def log_softmax(x: Any, axis: int = -1) -> Any:
+    """x - ln Σ eˣ along ``axis``."""
     return apply(LogSoftmax(axis), x)
 
 
 def argmax(x: Value, axis: int = -1) -> Value:
+    """The index of the first maximum along ``axis``, as int64."""
     return apply(ArgMax(axis % x.rank), x)

@@ -121,4 +121,5 @@ def clip(x: Value, low: Any, high: Any) -> Value:
 
 
 def cast(x: Value, dtype: npt.DTypeLike) -> Value:
+    """``x`` as ``dtype``."""
     return x.astype(dtype)

@@ -183,6 +183,7 @@ class Pad(Op):
 
 
 def concat(parts: Sequence[Value], axis: int = -1) -> Value:
+    """The parts one after the other along ``axis``."""
     return apply(Concat(axis), *parts)
 
 

@@ -123,4 +123,5 @@ class Cos(Elementwise):
 
 
 def sign(x: Value) -> Value:
+    """-1, 0 or 1, as x is negative, zero or positive."""
     return apply(Sign(), x)

@@ -22,13 +22,16 @@ class History:
 
     @property
     def steps(self) -> int:
+        """How many steps were taken."""
         return len(self.losses)
 
     @property
     def samples_per_second(self) -> float:
+        """Samples trained on in a second, 0 before any."""
         return self.samples / self.seconds if self.seconds else 0.0
 
     def to_dict(self) -> dict[str, Any]:
+        """Everything as plain data."""
         return {**vars(self), "steps": self.steps, "samples_per_second": self.samples_per_second}
 
     def __repr__(self) -> str:

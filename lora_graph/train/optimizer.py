@@ -24,6 +24,7 @@ class Optimizer:
             checks.at_least_zero("lr", self.lr)
 
     def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0; ValueError where a schedule gives a negative or infinite one."""
         return checks.at_least_zero("lr", self.lr(step) if callable(self.lr) else self.lr)
 
     @property
