@@ -16,7 +16,7 @@ import onnxruntime
 from lora_graph import checks
 from lora_graph.errors import LoadError
 from lora_graph.ir import dims
-from lora_graph.ir.types import Array, TensorType
+from lora_graph.ir.types import Array, TensorType, type_of
 from lora_graph.layers.layer import Layer
 from lora_graph.onnx.export import export_onnx
 from lora_graph.onnx.source import ModelSource
@@ -50,7 +50,7 @@ class Session:
     ) -> None:
         wanted = _wanted(provider)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what it calls an error is raised
         if threads is not None:
             options.intra_op_num_threads = checks.integer("threads", threads, 1)
         self._session = _open(model, options, wanted)
@@ -85,8 +85,8 @@ class Session:
         """The outputs for an array (if the model has one input) or a dict of arrays by input name.
 
         Floats are cast to the model's dtype. One output comes back as an array, several as a dict by name. Raises
-        ValueError naming the input for a missing or unknown name, a wrong rank or a wrong size; TypeError for numbers
-        of another kind.
+        ValueError naming the input for a missing or unknown name, a wrong rank or a wrong size, and for inputs that the
+        model fails on; TypeError for numbers of another kind.
         """
         if self._session is None:
             raise RuntimeError("the session is closed")
@@ -99,7 +99,11 @@ class Session:
         binding: dict[str, int] = {}
         types = {**self._inputs, **{name: self._overridable[name] for name in given if name in self._overridable}}
         feeds = {name: _fit(name, given[name], type_, binding) for name, type_ in types.items()}
-        results = self._session.run(None, feeds)
+        try:
+            results = self._session.run(None, feeds)
+        except Exception as error:  # ONNX Runtime's own exceptions have no common base class but this one
+            shapes = ", ".join(f"{name}: {type_of(array)}" for name, array in feeds.items())
+            raise ValueError(f"ONNX Runtime cannot run the model on {shapes}: {str(error).splitlines()[0]}") from error
         if len(results) == 1:
             return results[0]
         return dict(zip(self._outputs, results, strict=True))

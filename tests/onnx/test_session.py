@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -48,6 +49,19 @@ def test_inputs_and_outputs_have_types() -> None:
     }
     result = running.run({"x": GIVEN, "k": [4]})
     assert {name: value.tolist() for name, value in result.items()} == {"sum": [6.0], "twice": [8]}
+
+
+def test_inputs_that_the_model_fails_on_are_bad_values(capfd: pytest.CaptureFixture[str]) -> None:
+    shape = onnx.helper.make_tensor("shape", onnx.TensorProto.INT64, [2], [3, 4])
+    node = onnx.helper.make_node("Reshape", ["x", "shape"], ["y"])
+    ends = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, d) for n, d in (("x", ["n"]), ("y", [3, 4]))]
+    graph = onnx.helper.make_graph([node], "three by four", ends[:1], ends[1:], [shape])
+    opset = onnx.helper.make_opsetid("", 21)
+    running = Session(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10))
+    assert running.run(np.ones(12)).shape == (3, 4)
+    with pytest.raises(ValueError, match=r"ONNX Runtime cannot run the model on x: float32\[5\]: .*Reshape"):
+        running.run(np.ones(5))
+    assert capfd.readouterr().err == ""
 
 
 WRONG: list[tuple[Any, type[Exception], str]] = [
