@@ -16,6 +16,8 @@ from lora_graph.ir.value import Value
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.parameters import Slot
 from lora_graph.layers.trace import Context
+from lora_graph.rewrite.engine import rewrite
+from lora_graph.rewrite.merge import UNFUSE
 
 FORM, ADAPTERS = "lora_graph.form", "lora_graph.adapters"
 """The metadata in which an exported model says how it was deployed and which adapters it holds."""
@@ -27,7 +29,7 @@ class ImportedLayer(Layer):
     """The function that a graph with one input and one output computes, with the graph's parameters as its own.
 
     Parameters keep their names and whether they train. ``metadata`` is what the file said of itself, ``adapters`` the
-    adapters among it.
+    adapters among it. A Gemm is taken apart, so that adapters find the product in it; exporting fuses it again.
     """
 
     def __init__(self, graph: Graph, state: Mapping[str, Array], metadata: Mapping[str, str] | None = None):
@@ -45,7 +47,7 @@ class ImportedLayer(Layer):
         )
         self.metadata = dict(metadata or {})
         self.adapters = read_adapters(self.metadata.get(ADAPTERS, "[]"))
-        self._graph = graph
+        self._graph, _ = rewrite(graph, UNFUSE)
         for label in graph.parameters:
             self._slots[label] = Slot(state[label], label in graph.trainable)
 

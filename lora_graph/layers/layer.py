@@ -88,9 +88,9 @@ class Layer(Parameters):
             raise ValueError(f"{self.layer_name} already has a parameter or child called {name!r}")
 
     def slot(self, name: str) -> Slot:
-        """The layer's own parameter ``name``; KeyError naming those there are."""
+        """The layer's own parameter ``name``; ValueError naming those there are."""
         if name not in self._slots:
-            raise KeyError(f"{self.layer_name} has no parameter {name!r}; it has {sorted(self._slots)}")
+            raise ValueError(f"{self.layer_name} has no parameter {name!r}; it has {sorted(self._slots)}")
         return self._slots[name]
 
     @property

@@ -104,7 +104,7 @@ class Context:
         return self._place.training if self._recorder.training is None else self._recorder.training
 
     def param(self, name: str) -> Value:
-        """The layer's own parameter ``name`` as a Value; KeyError naming those there are."""
+        """The layer's own parameter ``name`` as a Value; ValueError naming those there are."""
         slot = self._layer.slot(name)
         trainable = slot.trainable and not self._place.frozen
         return _parameter(self._place.label(name), slot.array.dtype, slot.array.shape, trainable)

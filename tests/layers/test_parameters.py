@@ -151,7 +151,7 @@ def test_only_declared_parts_can_be_used() -> None:
             return ctx.call(self.other, x) if self.wanted == "child" else x * ctx.param(self.wanted)
 
     layer = Careless()
-    with pytest.raises(KeyError, match="Careless has no parameter 'gain'"):
+    with pytest.raises(ValueError, match="Careless has no parameter 'gain'"):
         layer.forward(np.ones(2))
     layer.wanted = "child"
     with pytest.raises(ValueError, match="Gain is no child of Careless: register it with add_child"):
