@@ -144,13 +144,17 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One contender: milliseconds a call, time relative to the reference in the same round, and peak memory."""
+    """One contender: milliseconds a call, time relative to the reference in the same round, and peak memory.
+
+    ``step_mib`` is what a call allocates at most, where that can be traced.
+    """
 
     name: str
     milliseconds: Spread
     ratio: Spread
     peak_mib: float
     peak_above_imports_mib: float
+    step_mib: float | None
 
 
 def round_medians(reports: Mapping[str, Sequence[Report]]) -> dict[str, list[float]]:
@@ -168,6 +172,7 @@ def compare(reports: Mapping[str, Sequence[Report]], reference: str) -> list[Row
             Spread.of([a / b for a, b in zip(medians[name], medians[reference], strict=True)]),
             median(report["peak_mib"] for report in rounds),
             median(report["peak_above_imports_mib"] for report in rounds),
+            rounds[0].get("step_mib"),
         )
         for name, rounds in reports.items()
     ]
@@ -175,7 +180,16 @@ def compare(reports: Mapping[str, Sequence[Report]], reference: str) -> list[Row
 
 def table(rows: Sequence[Row], reference: str) -> str:
     """The rows as a Markdown table."""
-    head = ["contender", "ms", "min..max", f"time / {reference}", "min..max", "peak RSS MiB", "above imports MiB"]
+    head = [
+        "contender",
+        "ms",
+        "min..max",
+        f"time / {reference}",
+        "min..max",
+        "step MiB",
+        "peak RSS MiB",
+        "above imports MiB",
+    ]
     cells = [
         [
             row.name,
@@ -183,6 +197,7 @@ def table(rows: Sequence[Row], reference: str) -> str:
             f"{row.milliseconds.low:.2f}..{row.milliseconds.high:.2f}",
             f"{row.ratio.median:.2f}",
             f"{row.ratio.low:.2f}..{row.ratio.high:.2f}",
+            "-" if row.step_mib is None else f"{row.step_mib:.1f}",
             f"{row.peak_mib:.0f}",
             f"{row.peak_above_imports_mib:.0f}",
         ]

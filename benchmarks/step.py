@@ -3,8 +3,9 @@
     python -m benchmarks.step --torch-python PATH
 
 Contenders first run a few steps untimed; where their losses differ by more than 1e-4 nothing is measured. Memory is
-the largest resident set of the process, as a whole and above what it was once the packages were imported (which for
-PyTorch still includes the modules that it loads on first use).
+what the first steps allocate at most beyond the network and its batch (all buffers and temporaries; PyTorch's cannot be
+traced), and the largest resident set of the process, as a whole and above what it was once the packages were imported
+(which includes making the network, and modules loaded on first use).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import tracemalloc
 
 from benchmarks import harness, mlp
 
@@ -30,9 +32,12 @@ def work(name: str, batch: int, warmup: int, steps: int) -> None:
     problem = mlp.Problem(batch)
     step = mlp.STEPS[name](problem)
     x, t = problem.data()
+    tracemalloc.start()
     losses = [step(x, t) for _ in range(warmup)]
+    taken = tracemalloc.get_traced_memory()[1] / harness.MIB if "torch" not in contender.needs else None
+    tracemalloc.stop()
     seconds = stopwatch.time(lambda: step(x, t), steps)
-    harness.report(contender, losses=losses, seconds=seconds, **stopwatch.memory())
+    harness.report(contender, losses=losses, seconds=seconds, step_mib=taken, **stopwatch.memory())
 
 
 def check_agreement(losses: dict[str, list[float]]) -> float:

@@ -30,7 +30,7 @@ def test_table_has_a_line_per_contender_of_equal_width():
     assert len(lines) == 4
     assert len({len(line) for line in lines}) == 1
     assert [cell.strip() for cell in lines[3].split("|")[1:-1]] == [
-        "long name", "2.50", "2.50..2.50", "2.50", "2.50..2.50", "100", "10",
+        "long name", "2.50", "2.50..2.50", "2.50", "2.50..2.50", "-", "100", "10",
     ]  # fmt: skip
 
 
