@@ -57,6 +57,10 @@ class Layer(Parameters):
         """The output for the input ``x``, as a Value. The one method every layer has."""
         raise NotImplementedError(f"{type(self).__name__} must implement build(ctx, x)")
 
+    def bypass_input(self, x: Value) -> Value:
+        """What a bypass beside this layer starts from: ``x``, or the part of it that the output stands for."""
+        return x
+
     # -- parameters and children ---------------------------------------------------------------------------------
 
     def add_parameter(self, name: str, value: npt.ArrayLike, trainable: bool = True) -> None:
