@@ -162,9 +162,10 @@ def all_cases() -> list[Case]:
     from tests.op_rows.linalg import linalg
     from tests.op_rows.movement import movement
     from tests.op_rows.nn import nn
+    from tests.op_rows.pooling import pooling
     from tests.op_rows.reduction import reduction
 
-    families = (leaves, elementwise, reduction, linalg, movement, indexing, nn)
+    families = (leaves, elementwise, reduction, linalg, movement, indexing, nn, pooling)
     return numbered(item for family in families for item in family())
 
 

@@ -17,7 +17,7 @@ from lora_graph.ir.types import Array, TensorType, TupleType
 from lora_graph.ir.value import Value, topological
 from lora_graph.ops.base import Elementwise
 from lora_graph.ops.linalg import MatMul
-from lora_graph.ops.shape import Reshape
+from lora_graph.ops.shape import Flatten, Reshape
 
 LOW_RANK = 64
 """The inner dimension up to which a product may be computed tile by tile, as that of a low-rank pair is."""
@@ -93,7 +93,7 @@ def number(graph: Graph, held: Collection[Value], sizes: Mapping[str, int]) -> N
 
 def kernel(node: Node) -> Callable[..., Any]:
     """The function that computes the node's array from its operands' arrays; it takes ``out=`` where PLANNED."""
-    if isinstance(node.op, Reshape) and node.kind is Kind.PLANNED:
+    if isinstance(node.op, Reshape | Flatten) and node.kind is Kind.PLANNED:
         return copy_rows
     if isinstance(node.op, Elementwise) and type(node.op).evaluate is Elementwise.evaluate:
         return type(node.op).ufunc  # type: ignore[no-any-return]
@@ -103,7 +103,7 @@ def kernel(node: Node) -> Callable[..., Any]:
 
 
 def copy_rows(x: Array, out: Array) -> None:
-    """The elements of ``x`` in row-major order, for a Reshape of memory that is in another order."""
+    """The elements of ``x`` in row-major order, for a reshape of memory that is in another order."""
     np.copyto(out.reshape(x.shape), x)
 
 
@@ -134,6 +134,9 @@ def _node(value: Value, operands: tuple[int, ...], nodes: list[Node], is_held: b
     op, type_ = bound(value.op, sizes), value.result_type
     if isinstance(type_, TensorType):
         type_ = type_.bind(sizes)
+        if min(type_.shape, default=0) < 0:  # type: ignore[type-var, operator]
+            op.infer(*[nodes[i].type for i in operands])  # says what does not fit
+            raise ValueError(f"{op.name} would give {type_}: an input is too small")
     here = len(nodes)
     if is_held:
         return Node(value, op, Kind.HELD, type_, operands, here, False)
@@ -155,9 +158,9 @@ def _is_low_rank(a: Node, b: Node) -> bool:
 def _view(value: Value, op: Op, type_: TensorType, operands: tuple[int, ...], nodes: list[Node]) -> Node:
     source = nodes[operands[0]]
     is_planned = nodes[source.root].kind is Kind.PLANNED
-    if isinstance(op, Reshape) and is_planned and not source.contiguous:
+    if isinstance(op, Reshape | Flatten) and is_planned and not source.contiguous:
         return Node(value, op, Kind.PLANNED, type_, operands, len(nodes), True)
-    contiguous = source.contiguous and (isinstance(op, Reshape) or _keeps_order(op, source.tensor, type_))
+    contiguous = source.contiguous and (isinstance(op, Reshape | Flatten) or _keeps_order(op, source.tensor, type_))
     return Node(value, op, Kind.VIEW, type_, operands, source.root, contiguous)
 
 

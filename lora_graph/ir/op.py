@@ -158,8 +158,8 @@ class Op:
         return to.node(self.name, operands, self.attributes())
 
     @classmethod
-    def read(cls, node: NodeView) -> Value:
-        """The Value that an ONNX node of this name stands for."""
+    def read(cls, node: NodeView) -> Value | tuple[Value, ...]:
+        """The Value, or one for each result, that an ONNX node of this name stands for."""
         from lora_graph.ir.value import apply
 
         attributes = {name: node.attributes[name] for name in attribute_names(cls) if name in node.attributes}

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from lora_graph.ir import dims
 from lora_graph.ir.dims import Dim, Shape
 from lora_graph.ir.graph import Graph, Note
-from lora_graph.ir.leaves import Input, Parameter, Project
+from lora_graph.ir.leaves import Input, Parameter
 from lora_graph.ir.op import Op
 from lora_graph.ir.types import Array, TensorType, TupleType, tensor, type_of
 from lora_graph.ir.value import Value, topological
@@ -42,7 +42,6 @@ class GraphLowering:
         self._handles: dict[Value, str] = {}
         self._types: dict[str, TensorType] = {}
         self._claims = {value: name for name, value in reversed(list(graph.outputs.items()))}
-        self._used = {(v.operands[0], v.op.index) for v in graph.values if isinstance(v.op, Project)}
         self._names = Names()
         self._dimensions = Dimensions(self._emit_dimension, self.constant)
         self._current: Value | None = None
@@ -94,7 +93,12 @@ class GraphLowering:
         return self._types[operand]
 
     def result(self, first: str, index: int) -> str:
-        return self._results[first][index]
+        handles = self._results[first]
+        if not handles[index]:  # a result has no name until somebody wants it
+            handles[index] = self._names.new(f"{first}:{index}")
+            result = self._values[handles[index]] = self._values[first].producer().outputs[index]
+            result.name = handles[index]
+        return handles[index]
 
     def constant(self, value: Any, dtype: Any = None) -> str:
         array = np.asarray(value, dtype)
@@ -177,10 +181,8 @@ class GraphLowering:
             inputs.pop()
         written, exact = lowered_attributes(attributes)
         first = self._names.new(name)
-        named = [
-            i for i in range(1, results) if i < results_needed(op_type, self.opset) or (self._current, i) in self._used
-        ]
-        handles = [first, *(self._names.new(f"{first}:{i}") if i in named else "" for i in range(1, results))]
+        needed = results_needed(op_type, self.opset)
+        handles = [first, *(self._names.new(f"{first}:{i}") if i < needed else "" for i in range(1, results))]
         outputs = [ir.Value(name=handle) for handle in handles]
         self._nodes.append(
             ir.Node(

@@ -64,14 +64,6 @@ def read_constant_of_shape(node: View) -> Value:
     return expand(leaves.constant(value.reshape(())), shape)
 
 
-def read_flatten(node: View) -> Value:
-    x, axis = _operand(node), node.attributes.get("axis", 1)
-    if not -x.rank <= axis <= x.rank:
-        raise ValueError(f"axis {axis} is out of range for {x.type}")
-    axis = axis + x.rank if axis < 0 else axis
-    return x.reshape(dims.product(x.shape[:axis]), dims.product(x.shape[axis:]))
-
-
 def read_dropout(node: View) -> Value:
     training = node.static(2)
     if len(node.operands) > 2 and node.operands[2] is not None and (training is None or training.any()):
@@ -127,7 +119,6 @@ READERS: dict[str, Callable[[Any], Value | tuple[Value, ...]]] = {
     "Shape": read_shape,
     "Size": read_size,
     "ConstantOfShape": read_constant_of_shape,
-    "Flatten": read_flatten,
     "Dropout": read_dropout,
     "Sum": read_sum,
     "Mean": read_mean,

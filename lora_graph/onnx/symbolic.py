@@ -118,7 +118,7 @@ def _remainder(value: Value, *operands: Array) -> Any:
 
 RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Neg", "ReduceProd", "ReduceSum"), _as_it_stands),
-    **dict.fromkeys(("Concat", "Squeeze", "Unsqueeze", "Reshape", "Transpose"), _as_it_stands),
+    **dict.fromkeys(("Concat", "Flatten", "Squeeze", "Unsqueeze", "Reshape", "Transpose"), _as_it_stands),
     "Slice": _sliced,
     "Gather": _gathered,
     "Div": _divided,

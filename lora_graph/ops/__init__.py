@@ -57,10 +57,17 @@ from lora_graph.ops.functions import (
 from lora_graph.ops.gather import gather, gather_elements, gather_nd, scatter_elements, scatter_nd
 from lora_graph.ops.linalg import eye_like, gemm, matmul
 from lora_graph.ops.loss import SoftmaxCrossEntropyLoss, softmax_cross_entropy_loss
-from lora_graph.ops.normalization import layer_normalization
+from lora_graph.ops.normalization import batch_normalization, layer_normalization
+from lora_graph.ops.pooling import (
+    average_pool,
+    global_average_pool,
+    global_max_pool,
+    max_pool,
+    max_pool_indices,
+)
 from lora_graph.ops.reduce import argmax, log_softmax, softmax
 from lora_graph.ops.select import cast, clip, where
-from lora_graph.ops.shape import expand, reshape, squeeze, swap_last, transpose, unsqueeze
+from lora_graph.ops.shape import expand, flatten, reshape, squeeze, swap_last, transpose, unsqueeze
 from lora_graph.ops.slice import concat, pad
 from lora_graph.ops.slice import slice_ as slice  # noqa: A004
 from lora_graph.ops.unary import sign
@@ -73,6 +80,8 @@ __all__ = [
     "add",
     "apply",
     "argmax",
+    "average_pool",
+    "batch_normalization",
     "cast",
     "ceil",
     "clip",
@@ -86,13 +95,16 @@ __all__ = [
     "exp",
     "expand",
     "eye_like",
+    "flatten",
     "floor",
     "gather",
-    "gelu",
-    "gelu_tanh",
     "gather_elements",
     "gather_nd",
+    "gelu",
+    "gelu_tanh",
     "gemm",
+    "global_average_pool",
+    "global_max_pool",
     "greater",
     "greater_or_equal",
     "identity",
@@ -109,6 +121,8 @@ __all__ = [
     "logical_or",
     "logical_xor",
     "matmul",
+    "max_pool",
+    "max_pool_indices",
     "maximum",
     "minimum",
     "mod",

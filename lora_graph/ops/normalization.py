@@ -1,4 +1,4 @@
-"""Normalization over features."""
+"""Normalization over features, and over the batch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 
 from lora_graph.ir.dims import product
 from lora_graph.ir.leaves import size_of
-from lora_graph.ir.types import TensorType, normalize_axis
+from lora_graph.ir.op import NodeView
+from lora_graph.ir.types import TensorType, meet, normalize_axis
 from lora_graph.ir.value import Value, apply
-from lora_graph.ops.base import Cotangents, store, unbroadcast
+from lora_graph.ops.base import Cotangents, Varying, store, unbroadcast
 from lora_graph.ops.fused import Fused
 
 
@@ -75,6 +76,89 @@ class LayerNormalization(Fused):
 
     def flops(self, result: Any, *operands: TensorType) -> Any:
         return operands[0].size * 8
+
+
+@dataclass(frozen=True, eq=False)
+class BatchNormalization(Fused):
+    """y = (x - mean) / √(var + ε) · scale + bias for x ``[batch, channels, *spatial]``, all others ``[channels]``.
+
+    ONNX opset 15, inference; Ioffe & Szegedy, 2015. A node in training mode is read as this op on the mean and the
+    variance of the batch, and the running ones as old · momentum + new · (1 - momentum).
+    """
+
+    epsilon: float = 1e-5
+    writes_out: ClassVar[bool] = True
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        x = operands[0]
+        if not x.is_float or any(operand.dtype != x.dtype for operand in operands):
+            raise TypeError(f"{self.name}: operands must be floats of one dtype, got {', '.join(map(str, operands))}")
+        if x.rank < 2:
+            raise ValueError(f"{self.name}: x must have a batch and a channel axis, got {x}")
+        for name, operand in zip(("scale", "bias", "mean", "var"), operands[1:], strict=True):
+            if operand.rank != 1:
+                raise ValueError(f"{self.name}: {name} must have one axis, got {operand}")
+            meet(operand.shape[0], x.shape[1], f"{self.name}: {name} {operand} for the channels of {x}")
+        return x
+
+    def decompose(self, *operands: Any) -> Any:
+        x = operands[0]
+        scale, bias, mean, var = (self._per_channel(operand, x) for operand in operands[1:])
+        return (x - mean) / (var + self.epsilon).sqrt() * scale + bias
+
+    def _per_channel(self, operand: Value, x: Value) -> Value:
+        return operand.reshape((x.shape[1], *(1,) * (x.rank - 2)))
+
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
+        x = operands[0]
+        wide = [np.asarray(operand, np.float32) if x.dtype == np.float16 else operand for operand in operands]
+        scale, bias, mean, var = (operand.reshape((-1,) + (1,) * (x.ndim - 2)) for operand in wide[1:])
+        y = np.subtract(wide[0], mean, out=out if wide[0] is x else None)
+        y *= scale / np.sqrt(var + var.dtype.type(self.epsilon))
+        y += bias
+        return y if wide[0] is x else store(y.astype(x.dtype), out)
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        x = operands[0]
+        scale, _, mean, var = (self._per_channel(operand, x) for operand in operands[1:])
+        axes = (0, *range(2, x.rank))
+        deviation = (var + self.epsilon).sqrt()
+        scaled = cotangent * (scale / deviation)
+        total = cotangent.sum(axis=axes, keepdims=True)
+        along = (cotangent * (x - mean)).sum(axis=axes, keepdims=True)
+        parts = (along / deviation, total, -total * scale / deviation, along * scale / deviation**3 * -0.5)
+        return (scaled, *(part.reshape(operand.shape) for part, operand in zip(parts, operands[1:], strict=True)))
+
+    def is_linear(self, varying: Varying, operands: tuple[TensorType, ...], lead: int) -> bool:
+        return varying == (False, True, True, False, False) and not lead
+
+    def flops(self, result: Any, *operands: TensorType) -> Any:
+        return operands[0].size * 4
+
+    @classmethod
+    def read(cls, node: NodeView) -> Value | tuple[Value, ...]:
+        x, *others = node.operands
+        op = cls(node.attributes.get("epsilon", 1e-5))
+        momentum = node.attributes.get("momentum", 0.9)
+        if not node.attributes.get("training_mode"):
+            y: Value = apply(op, x, *others)
+            return y
+        scale, bias, *running = others
+        assert x is not None
+        batch = batch_statistics(x)
+        moved = [old * momentum + new * (1 - momentum) for old, new in zip(running, batch, strict=True)]
+        return apply(op, x, scale, bias, *batch), *moved
+
+
+def batch_statistics(x: Value) -> tuple[Value, Value]:
+    """The mean and the (population) variance of each channel of ``[batch, channels, *spatial]``."""
+    axes = (0, *range(2, x.rank))
+    return x.mean(axis=axes), x.var(axis=axes)
+
+
+def batch_normalization(x: Value, scale: Value, bias: Value, mean: Value, var: Value, epsilon: float = 1e-5) -> Value:
+    """(x - mean) / √(var + ε) · scale + bias for each channel of ``[batch, channels, *spatial]``."""
+    return apply(BatchNormalization(float(epsilon)), x, scale, bias, mean, var)
 
 
 def layer_normalization(x: Value, scale: Value, bias: Value | None = None, epsilon: float = 1e-5) -> Value:

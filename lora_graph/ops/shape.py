@@ -6,6 +6,7 @@ lowering writes the tensor, computed from Shape nodes where a name occurs in it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ from lora_graph.ir.op import Lowering, NodeView, Op
 from lora_graph.ir.types import TensorType, broadcast, meet, normalize_axis, show
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops.base import Cotangents, Varying, unbroadcast
+from lora_graph.ops.fused import Fused
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,6 +213,29 @@ class Unsqueeze(Op):
         return unsqueeze(x, axes or ())
 
 
+@dataclass(frozen=True, eq=False)
+class Flatten(Fused):
+    """x as a matrix: the axes before ``axis`` are its rows, the others its columns (negative ``axis``: opset 11)."""
+
+    axis: int = 1
+    view: ClassVar[bool] = True
+
+    def decompose(self, *operands: Any) -> Any:
+        (x,) = operands
+        if not -x.rank <= self.axis <= x.rank:
+            raise ValueError(f"Flatten: axis {self.axis} is out of range for {x.type}")
+        at = self.axis + x.rank if self.axis < 0 else self.axis
+        return x.reshape(dims.product(x.shape[:at]), dims.product(x.shape[at:]))
+
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
+        (x,) = operands
+        at = self.axis + x.ndim if self.axis < 0 else self.axis
+        return x.reshape(math.prod(x.shape[:at]), math.prod(x.shape[at:]))
+
+    def is_linear(self, varying: Varying, operands: tuple[TensorType, ...], lead: int) -> bool:
+        return lead == 0 or (lead == 1 and self.axis in (1, 1 - operands[0].rank))
+
+
 def transpose(x: Value, perm: Sequence[int] | None = None) -> Value:
     """``x`` with its axes in the order ``perm``, reversed by default."""
     return x.transpose(perm) if perm is not None else x.T
@@ -224,6 +249,11 @@ def swap_last(x: Value) -> Value:
 def reshape(x: Value, shape: Sequence[int | str | SymbolicDim]) -> Value:
     """Row-major reshape; one ``-1`` is inferred."""
     return Reshape.to(x, shape)
+
+
+def flatten(x: Value, axis: int = 1) -> Value:
+    """``x`` as a matrix, with the axes before ``axis`` as its rows."""
+    return apply(Flatten(axis), x)
 
 
 def expand(x: Value, shape: Sequence[int | str | SymbolicDim]) -> Value:

@@ -23,6 +23,14 @@ def movement() -> Iterator[Case]:
         letters = "ijk"[: len(perm)]
         spec = f"{letters}->{''.join(letters[axis] for axis in perm)}"
         yield case(op("Transpose", perm), x(shape), expected=lambda a, s=spec: np.einsum(s, a))
+    for axis, shape in ((1, "batch 2 3"), (0, "batch 2"), (2, "2 batch width"), (-1, "batch 2 3"), (3, "2 1 batch")):
+        yield case(
+            op("Flatten", axis),
+            x(shape),
+            expected=lambda a, at=axis: a.reshape(
+                int(np.prod(a.shape[:at])), int(np.prod(a.shape[at:] if at < a.ndim else 1))
+            ),
+        )
     for shape, new in (
         ("batch 6", "batch 2 3"),
         ("batch 2 3", "2*batch 3"),
