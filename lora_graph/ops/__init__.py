@@ -21,6 +21,7 @@ from lora_graph.ops.activation import (
     tanh,
 )
 from lora_graph.ops.arithmetic import maximum, minimum
+from lora_graph.ops.convolution import conv, conv_transpose, conv_weight_gradient
 from lora_graph.ops.functions import (
     abs,  # noqa: A004
     add,
@@ -87,6 +88,9 @@ __all__ = [
     "clip",
     "concat",
     "constant",
+    "conv",
+    "conv_transpose",
+    "conv_weight_gradient",
     "cos",
     "div",
     "elu",

@@ -22,11 +22,16 @@ NO_KERNEL = {"Where-7": "bool", "Relu-3": "int64"}
 """Rows for which ONNX has an op and ONNX Runtime no kernel, which the exporter has to say."""
 
 NO_EMPTY = {*(f"MatMul-{i}" for i in (2, 7, 8, 9, 13)), *(f"SoftmaxCrossEntropyLoss-{i}" for i in (3, 4, 6, 7))}
-"""ONNX Runtime refuses to broadcast an empty stack of matrices, and this loss of an empty batch."""
+"""ONNX Runtime refuses to broadcast an empty stack of matrices, and this loss of an empty batch; a convolution without
+channels, which the gradient of a kernel comes to when the batch is empty, never ends there."""
 
 EXPORTABLE = [case for case in CASES if case.onnx and str(case) not in NO_KERNEL]
 COMPUTED = [case for case in EXPORTABLE if case.expected is not None]
-EMPTY = [case for case in COMPUTED if case.empty and case.is_named and str(case) not in NO_EMPTY]
+EMPTY = [
+    case
+    for case in COMPUTED
+    if case.empty and case.is_named and str(case) not in NO_EMPTY and case.op.name != "ConvWeightGradient"
+]
 
 rows = lambda cases: pytest.mark.parametrize("case", cases, ids=str)  # noqa: E731
 
@@ -79,7 +84,7 @@ def test_model_is_valid_and_reads_back_as_the_same_graph(case: Case, opset: int,
 
 @rows([case for case in EXPORTABLE if not case.onnx64 and case.op.attributes().get("approximate") != "tanh"])
 def test_a_missing_kernel_is_an_error_that_names_op_and_dtype(case: Case) -> None:
-    with pytest.raises(ValueError, match=r"(Erf|Gelu).*float64"):
+    with pytest.raises(ValueError, match=r"has no [A-Z]\w+ for float64"):
         lower(*program(case, "float64"))
 
 
