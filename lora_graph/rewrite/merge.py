@@ -17,7 +17,7 @@ import numpy as np
 from lora_graph.ir.dims import Shape
 from lora_graph.ir.value import Value, apply, topological
 from lora_graph.ops.arithmetic import Add, Sub
-from lora_graph.ops.linalg import EyeLike, Gemm, MatMul, eye
+from lora_graph.ops.linalg import Gemm, MatMul, eye
 from lora_graph.rewrite.pattern import any_op
 from lora_graph.rewrite.rule import Facts, Outcome, Refusal, rule
 
@@ -61,12 +61,6 @@ def merge_subtracted(facts: Facts, x: Value, w: Value, d: Value) -> Outcome:
 def merge_subtracted_beside_bias(facts: Facts, x: Value, w: Value, b: Value, d: Value) -> Outcome:
     """(x W + b) - d(x) → x (W - d(I)) + b"""
     return _merged(facts, x, w, d, lambda change: x @ (w - change) + b)
-
-
-@rule(lambda e, a: any_op(MatMul, any_op(EyeLike, e), a))
-def identity_times(facts: Facts, e: Value, a: Value) -> Outcome:
-    """I A → A"""
-    return a if e.shape[0] == e.shape[1] else None
 
 
 @rule(lambda a, b: any_op(Gemm, a, b, name="gemm"))
@@ -140,7 +134,7 @@ def _path(facts: Facts, d: Value, x: Value) -> set[Value] | Refusal | None:
             if len(path) > MAX_BYPASS:
                 return None
             if not _is_linear(facts, value, x.rank - 1):
-                return _obstacle(value, x, stack)
+                return obstacle(value, x, stack)
             stack.extend(value.operands)
     return path if reached else None
 
@@ -152,14 +146,14 @@ def _is_linear(facts: Facts, value: Value, lead: int) -> bool:
     return value.op.is_linear(varying, tuple([operand.type for operand in value.operands]), lead)
 
 
-def _obstacle(obstacle: Value, x: Value, rest: list[Value]) -> Refusal | None:
-    """A Refusal if x is reached behind ``obstacle`` or beside it, None where there is no bypass of x at all."""
-    found = list(dict.fromkeys([*obstacle.operands, *reversed(rest)]))
+def obstacle(at: Value, x: Value, rest: list[Value]) -> Refusal | None:
+    """A Refusal if x is reached behind ``at`` or beside it, None where there is no bypass of x at all."""
+    found = list(dict.fromkeys([*at.operands, *reversed(rest)]))
     for value in found:
         if value is x:
-            if not obstacle.operands:
-                return Refusal(f"the bypass depends on {obstacle.op.name} {obstacle.result_type} besides {x.type}")
-            return Refusal(f"{obstacle.op.name} on the way is not linear in {x.type}")
+            if not at.operands:
+                return Refusal(f"the bypass depends on {at.op.name} {at.result_type} besides {x.type}")
+            return Refusal(f"{at.op.name} on the way is not linear in {x.type}")
         if len(found) < MAX_BEHIND:
             found.extend(operand for operand in value.operands if operand not in found)
     return None
@@ -173,5 +167,4 @@ MERGE = [
     merge_bypass_between_biases,
     merge_subtracted,
     merge_subtracted_beside_bias,
-    identity_times,
 ]

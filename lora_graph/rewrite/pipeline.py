@@ -12,12 +12,13 @@ from lora_graph.ir.types import Array
 from lora_graph.ir.value import Value
 from lora_graph.ir.verify import verify
 from lora_graph.rewrite.algebra import IDENTITIES
+from lora_graph.rewrite.convolution import MERGE_CONVOLUTIONS, scale_kernel
 from lora_graph.rewrite.engine import rewrite
 from lora_graph.rewrite.fold import State, fold_constants, hoist, run_prelude
 from lora_graph.rewrite.fuse import FUSED, GEMM, ORDER
 from lora_graph.rewrite.layout import LAYOUT
 from lora_graph.rewrite.merge import MERGE, UNFUSE
-from lora_graph.rewrite.products import PRODUCTS
+from lora_graph.rewrite.products import PRODUCTS, identity_times
 from lora_graph.rewrite.record import PassRecord, Report
 from lora_graph.rewrite.rule import Facts, Rule
 
@@ -109,11 +110,12 @@ FOLD = Pass("fold constants", _fold)
 
 
 def _presets() -> tuple[Pipeline, ...]:
-    unfuse, merge = rules("unfuse", UNFUSE), rules("merge", [*IDENTITIES, *LAYOUT, *MERGE], "all")
+    merging = [*IDENTITIES, *LAYOUT, *MERGE, *MERGE_CONVOLUTIONS, identity_times]
+    unfuse, merge = rules("unfuse", UNFUSE), rules("merge", merging, "all")
     gemm = rules("order", ORDER), rules("fuse Gemm", GEMM)
 
     def preset(name: str, fold: str, first: tuple[Pass, ...] = (), last: tuple[Pass, ...] = ()) -> Pipeline:
-        simplify = rules("simplify", [*IDENTITIES, *LAYOUT, *PRODUCTS], fold)
+        simplify = rules("simplify", [*IDENTITIES, *LAYOUT, *PRODUCTS, scale_kernel], fold)
         hoists = () if fold == "none" else (hoisting(fold),)
         return Pipeline(name, (FOLD, *first, simplify, FOLD, *hoists, rules("fuse", FUSED, fold), *last))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from lora_graph.ir.value import Value
 from lora_graph.ops.arithmetic import Mul
-from lora_graph.ops.linalg import MatMul
+from lora_graph.ops.linalg import EyeLike, MatMul
 from lora_graph.rewrite import cost
 from lora_graph.rewrite.pattern import any_op
 from lora_graph.rewrite.rule import Facts, Outcome, rule
@@ -54,6 +54,12 @@ def scale_right_factor(facts: Facts, a: Value, b: Value, s: Value) -> Outcome:
     return _place_scale(facts, a, b, s, _scale_cost(facts, b, s))
 
 
+@rule(lambda e, a: any_op(MatMul, any_op(EyeLike, e), a))
+def identity_times(facts: Facts, e: Value, a: Value) -> Outcome:
+    """I A → A"""
+    return a if e.shape[0] == e.shape[1] else None
+
+
 def _place_scale(facts: Facts, a: Value, b: Value, s: Value, now: int) -> Outcome:
     if facts.fold != "none" and facts.is_foldable(a, b, s):
         return None  # the whole product is computed ahead of time
@@ -82,4 +88,5 @@ PRODUCTS = [
     scale_factor_of_product,
     scale_left_factor,
     scale_right_factor,
+    identity_times,
 ]

@@ -17,13 +17,15 @@ from lora_graph import ops
 from lora_graph.ir import OPS, Value, apply, constant
 from lora_graph.ops.linalg import eye
 from lora_graph.rewrite.algebra import IDENTITIES
+from lora_graph.rewrite.convolution import MERGE_CONVOLUTIONS, scale_kernel
 from lora_graph.rewrite.fuse import FUSED, GEMM, ORDER
 from lora_graph.rewrite.layout import LAYOUT
 from lora_graph.rewrite.merge import MERGE, UNFUSE
 from lora_graph.rewrite.products import PRODUCTS
 from lora_graph.rewrite.rule import Rule
 
-ALL_RULES = [rule for rules in (IDENTITIES, LAYOUT, PRODUCTS, FUSED, ORDER, GEMM, UNFUSE, MERGE) for rule in rules]
+FAMILIES = (IDENTITIES, LAYOUT, PRODUCTS, FUSED, ORDER, GEMM, UNFUSE, MERGE, MERGE_CONVOLUTIONS, [scale_kernel])
+ALL_RULES = [rule for family in FAMILIES for rule in family]
 RULES: dict[str, Rule] = {rule.name: rule for rule in ALL_RULES}
 
 
@@ -272,6 +274,55 @@ def merging() -> Iterator[Case]:
     yield Case("identity_times", A.T @ eye(4, "float64"))
 
 
+def convolutions() -> Iterator[Case]:
+    image, other = x("batch", 4, "time", 6, name="image"), x("batch", 4, "time", 6, name="other")
+    kernel, first, second = p("K", 6, 4, 3, 3), p("F", 2, 4, 3, 3), p("S", 6, 2, 1, 1)
+    bias, gain, around = p("bias", 6), p("gain", 6, 1, 1), {"pads": 1}
+    base = ops.conv(image, kernel, **around)
+    biased = ops.conv(image, kernel, bias, **around)
+    low = ops.conv(ops.conv(image, first, **around), second)
+    joint = (second.reshape(1, 6, 2) @ first.reshape(1, 2, 36)).reshape(6, 4, 3, 3)
+
+    def merged(new: Value, *rest: Value) -> Value:
+        return ops.conv(image, new, *rest, **around)  # type: ignore[no-any-return]
+
+    yield Case("scale_kernel", base * 2.0, merged(kernel * 2.0), fold="none")
+    yield Case("scale_kernel", base * gain, merged(kernel * gain.reshape(6, 1, 1, 1)))
+    yield Case("scale_kernel", base * p("each", 6, 1, 6))
+    yield Case("scale_kernel", ops.conv(x(1, 4, 3, 3), p("K", 6, 4, 3, 3)) * 2.0)
+    yield Case("merge_convolution", base + low, merged(kernel + joint))
+    yield Case("merge_convolution", low * 0.5 + base, merged(kernel + joint * 0.5))
+    yield Case("merge_convolution", base + low * gain, merged(kernel + joint * gain.reshape(6, 1, 1, 1)))
+    yield Case("merge_convolution", base + (low - low * 0.5), merged(kernel + (joint - joint * 0.5)))
+    yield Case("merge_convolution", base + -low, merged(kernel + -joint))
+    deep = ops.conv(image, p("D", 6, 2, 3, 3), pads=2, strides=2, dilations=2, group=2)
+    pair = ops.conv(image, p("F", 4, 2, 3, 3), pads=2, strides=2, dilations=2, group=2)
+    grouped = (p("S", 6, 2, 1, 1).reshape(2, 3, 2) @ p("F", 4, 2, 3, 3).reshape(2, 2, 18)).reshape(6, 2, 3, 3)
+    yield Case(
+        "merge_convolution",
+        deep + ops.conv(pair, p("S", 6, 2, 1, 1), group=2),
+        ops.conv(image, p("D", 6, 2, 3, 3) + grouped, pads=2, strides=2, dilations=2, group=2),
+    )
+    yield Case("merge_convolution", deep + ops.conv(pair, p("T", 6, 4, 1, 1)), reason="goes on with a convolution by")
+    yield Case("merge_convolution", base + ops.conv(image, p("P", 6, 4, 1, 1)), reason="the bypass is a convolution by")
+    yield Case("merge_convolution", base + ops.relu(low), reason="Relu on the way is not linear")
+    yield Case("merge_convolution", base + ops.conv(ops.relu(image), kernel, **around), reason="Relu on the way")
+    yield Case("merge_convolution", base + ops.conv(other, kernel, **around))
+    yield Case("merge_convolution", base + low, reason="ahead of time", fold="one")
+    yield Case("merge_convolution", base + low, reason="used elsewhere", also=base)
+    yield Case(
+        "merge_convolution", ops.conv(image, x(6, 4, 3, 3, name="w"), pads=1) + low, reason="depends on the inputs"
+    )
+    yield Case("merge_convolution_with_bias", biased + low, merged(kernel + joint, bias))
+    yield Case("merge_convolution_with_bias", biased + ops.tanh(low), reason="Tanh on the way")
+    yield Case("merge_subtracted_convolution", base - low, merged(kernel - joint))
+    yield Case("merge_subtracted_convolution", low - ops.conv(other, kernel, **around))
+    yield Case("merge_subtracted_convolution_with_bias", biased - low, merged(kernel - joint, bias))
+    yield Case("merge_subtracted_convolution_with_bias", biased - ops.conv(other, kernel, **around))
+    yield Case("add_before_reshape", X.reshape(-1, 2) + Y.reshape(-1, 2), (X + Y).reshape(-1, 2))
+    yield Case("add_before_reshape", X.reshape("batch", 2, 2) + x("batch", 1, 4, name="z").reshape("batch", 2, 2))
+
+
 def _numbered(cases: Iterator[Case]) -> Iterator[Case]:
     seen: Counter[str] = Counter()
     for case in cases:
@@ -279,4 +330,5 @@ def _numbered(cases: Iterator[Case]) -> Iterator[Case]:
         seen[case.rule] += 1
 
 
-CASES = list(_numbered(item for family in (identities, layout, products, fused, merging) for item in family()))
+KINDS = (identities, layout, products, fused, merging, convolutions)
+CASES = list(_numbered(item for kind in KINDS for item in kind()))
