@@ -6,13 +6,14 @@ output are visited, so nothing is built for frozen or unreached parameters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from lora_graph.ir.leaves import Project, constant
-from lora_graph.ir.types import TupleType
-from lora_graph.ir.value import Value, topological
-from lora_graph.ops.fused import Fused
+from lora_graph.ir.leaves import constant
+from lora_graph.ir.value import Value
+from lora_graph.ops.pull import pull
 from lora_graph.ops.shape import zeros_like
+
+__all__ = ["gradients", "pull"]
 
 
 def gradients(output: Value, wrt: Sequence[Value], cotangent: Value | None = None) -> list[Value]:
@@ -30,51 +31,3 @@ def gradients(output: Value, wrt: Sequence[Value], cotangent: Value | None = Non
         raise ValueError(f"the cotangent of {output.type} cannot be {cotangent.type}")
     found = pull({output: cotangent}, wrt)
     return [found[w] if w in found else zeros_like(w) for w in wrt]
-
-
-def pull(cotangents: Mapping[Value, Value], wrt: Sequence[Value]) -> dict[Value, Value]:
-    """The cotangents of those of ``wrt`` that are reached, given the cotangents of some outputs."""
-    return _sweep(topological(cotangents), cotangents, wrt)
-
-
-def _sweep(order: Sequence[Value], cotangents: Mapping[Value, Value], wrt: Sequence[Value]) -> dict[Value, Value]:
-    """The cotangents of ``wrt``, carried backwards through the Values of ``order`` alone."""
-    active = set(wrt)
-    passing: set[Value] = set()
-    for value in order:
-        if any(operand in active for operand in value.operands):
-            active.add(value)
-            passing.add(value)
-    total = dict(cotangents)
-    parts: dict[Value, list[Value | None]] = {}
-    for value in reversed(order):
-        if value not in passing or (value not in total and value not in parts):
-            continue
-        if isinstance(value.op, Project):
-            _collect(parts, value, total[value])
-            continue
-        given = tuple(parts[value]) if value in parts else total[value]
-        for operand, part in zip(value.operands, _pullback(value, given), strict=True):
-            if part is not None and operand in active:
-                total[operand] = total[operand] + part if operand in total else part
-    return {w: total[w] for w in wrt if w in total}
-
-
-def _pullback(value: Value, cotangent: Value | tuple[Value | None, ...]) -> Sequence[Value | None]:
-    op = value.op
-    if isinstance(op, Fused) and not op.has_pullback and isinstance(cotangent, Value):
-        spelled = op.decompose(*value.operands)
-        inside = topological([spelled], stop=set(value.operands).__contains__)
-        found = _sweep(inside, {spelled: cotangent}, value.operands)
-        # an operand that is used twice has one cotangent, which counts once
-        return [found.pop(operand, None) for operand in value.operands]
-    return op.pullback(cotangent, value, *value.operands)  # type: ignore[arg-type]
-
-
-def _collect(parts: dict[Value, list[Value | None]], value: Value, cotangent: Value) -> None:
-    """The cotangent of one result of an op with several waits until all of them are known."""
-    (several,) = value.operands
-    assert isinstance(several.result_type, TupleType)
-    assert isinstance(value.op, Project)
-    slots = parts.setdefault(several, [None] * len(several.result_type.items))
-    slots[value.op.index] = cotangent

@@ -6,9 +6,8 @@ from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lora_graph.interpret.memory import rounded
 from lora_graph.interpret.nodes import Kind, Node
-
-ALIGNMENT = 64
 
 
 @dataclass(slots=True)
@@ -121,14 +120,10 @@ def place(buffers: Sequence[Buffer], steps: int) -> int:
     arena = _Arena()
     for begin, end in zip(begins, ends[:-1], strict=True):
         for buffer in begin:
-            buffer.offset = arena.take(_rounded(buffer.nbytes))
+            buffer.offset = arena.take(rounded(buffer.nbytes))
         for buffer in end:
-            arena.give(buffer.offset, _rounded(buffer.nbytes))
+            arena.give(buffer.offset, rounded(buffer.nbytes))
     return arena.size
-
-
-def _rounded(nbytes: int) -> int:
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
 class _Arena:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from operator import itemgetter, methodcaller
 from typing import Any
 
 import numpy as np
 
+from lora_graph.interpret.memory import room
 from lora_graph.interpret.reference import bound
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.leaves import Input, Parameter, Project
@@ -17,7 +19,9 @@ from lora_graph.ir.types import Array, TensorType, TupleType
 from lora_graph.ir.value import Value, topological
 from lora_graph.ops.base import Elementwise
 from lora_graph.ops.linalg import MatMul
-from lora_graph.ops.shape import Flatten, Reshape
+from lora_graph.ops.scan import Scan
+from lora_graph.ops.shape import Flatten, Reshape, Transpose
+from lora_graph.ops.slice import Slice
 
 LOW_RANK = 64
 """The inner dimension up to which a product may be computed tile by tile, as that of a low-rank pair is."""
@@ -58,8 +62,14 @@ class Node:
         return self.tensor.shape  # type: ignore[return-value]
 
     @property
+    def size(self) -> Any:
+        """Elements of the array; None for several arrays."""
+        return self.type.size if isinstance(self.type, TensorType) else None
+
+    @property
     def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * self.tensor.dtype.itemsize
+        """Bytes of memory for the array, or for all of several arrays."""
+        return room(self.type)
 
     @property
     def grain(self) -> tuple[int, ...] | None:
@@ -97,22 +107,22 @@ def kernel(node: Node) -> Callable[..., Any]:
         return copy_rows
     if isinstance(node.op, Elementwise) and type(node.op).evaluate is Elementwise.evaluate:
         return type(node.op).ufunc  # type: ignore[no-any-return]
+    if isinstance(node.op, Slice) and node.op.counts_forwards:
+        return itemgetter(node.op.region(node.tensor.rank))
+    if isinstance(node.op, Transpose):
+        return methodcaller("transpose", node.op.perm)
     if isinstance(node.op, Project):
-        return _Pick(node.op.index)
+        return itemgetter(node.op.index)
+    if isinstance(node.op, Scan):
+        from lora_graph.interpret.loop import Loop
+
+        return Loop(node.op)
     return node.op.evaluate
 
 
 def copy_rows(x: Array, out: Array) -> None:
     """The elements of ``x`` in row-major order, for a reshape of memory that is in another order."""
     np.copyto(out.reshape(x.shape), x)
-
-
-@dataclass(frozen=True, slots=True)
-class _Pick:
-    index: int
-
-    def __call__(self, results: tuple[Array, ...]) -> Array:
-        return results[self.index]
 
 
 def _depths(graph: Graph) -> dict[Value, int]:
@@ -137,16 +147,19 @@ def _node(value: Value, operands: tuple[int, ...], nodes: list[Node], is_held: b
         if min(type_.shape, default=0) < 0:  # type: ignore[type-var, operator]
             op.infer(*[nodes[i].type for i in operands])  # says what does not fit
             raise ValueError(f"{op.name} would give {type_}: an input is too small")
+    else:
+        type_ = TupleType(tuple(item.bind(sizes) for item in type_.items))
     here = len(nodes)
     if is_held:
         return Node(value, op, Kind.HELD, type_, operands, here, False)
     if isinstance(op, Input | Parameter):
         return Node(value, op, Kind.GIVEN, type_, operands, here, False)
     if isinstance(op, Project):
-        return Node(value, op, Kind.VIEW, type_, operands, nodes[operands[0]].root, False)
+        root = nodes[operands[0]].root
+        return Node(value, op, Kind.VIEW, type_, operands, root, nodes[root].kind is Kind.PLANNED)
     if op.view and isinstance(type_, TensorType):
         return _view(value, op, type_, operands, nodes)
-    kind = Kind.PLANNED if op.writes_out and isinstance(type_, TensorType) else Kind.FRESH
+    kind = Kind.PLANNED if op.writes_out else Kind.FRESH
     by_rows = isinstance(op, MatMul) and _is_low_rank(*(nodes[operand] for operand in operands))
     return Node(value, op, kind, type_, operands, here, kind is Kind.PLANNED, by_rows)
 
@@ -160,11 +173,11 @@ def _view(value: Value, op: Op, type_: TensorType, operands: tuple[int, ...], no
     is_planned = nodes[source.root].kind is Kind.PLANNED
     if isinstance(op, Reshape | Flatten) and is_planned and not source.contiguous:
         return Node(value, op, Kind.PLANNED, type_, operands, len(nodes), True)
-    contiguous = source.contiguous and (isinstance(op, Reshape | Flatten) or _keeps_order(op, source.tensor, type_))
+    contiguous = source.contiguous and (isinstance(op, Reshape | Flatten) or _keeps_order(op, source.tensor))
     return Node(value, op, Kind.VIEW, type_, operands, source.root, contiguous)
 
 
-def _keeps_order(op: Op, source: TensorType, result: TensorType) -> bool:
+def _keeps_order(op: Op, source: TensorType) -> bool:
     """Whether a view of row-major memory is row-major itself, asked of NumPy on memory that is never touched."""
     scratch = np.empty(source.shape, source.dtype)  # type: ignore[type-var]
-    return bool(op.evaluate(scratch).flags.c_contiguous) and source.size == result.size
+    return bool(op.evaluate(scratch).flags.c_contiguous)

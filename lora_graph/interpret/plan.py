@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lora_graph.interpret.buffers import ALIGNMENT, assign
+from lora_graph.interpret.buffers import assign
+from lora_graph.interpret.memory import ALIGNMENT, carve
 from lora_graph.interpret.nodes import Kind, Node, NodeList, number
 from lora_graph.interpret.schedule import schedule
 from lora_graph.interpret.steps import Environment, Forget, Hook, Return, Step, Tiled, Write
@@ -42,7 +43,7 @@ class Plan:
         self.held = [(i, node.value) for i, node in enumerate(self.nodes) if node.kind is Kind.HELD]
         self.results = [Result(name, self.nodes[i], i, self._aliases(name)) for name, i in listed.outputs.items()]
         self.steps = self._assemble(units, tilings, listed.outputs)
-        self._runs: list[Callable[[Environment], None]] = [step.run for step in self.steps]
+        self.runs: list[Callable[[Environment], None]] = [step.run for step in self.steps]
 
     @property
     def memory(self) -> int:
@@ -59,9 +60,8 @@ class Plan:
         for i, node in enumerate(self.nodes):
             buffer = self._storage.of.get(i)
             if buffer is not None and buffer.output is None:
-                shape = self._extents[i] if buffer.is_scratch else node.shape
-                nbytes = int(np.prod(shape, dtype=np.int64)) * node.tensor.dtype.itemsize
-                env[i] = arena[buffer.offset : buffer.offset + nbytes].view(node.tensor.dtype).reshape(shape)
+                shape = self._extents[i] if buffer.is_scratch else None
+                env[i] = carve(arena[buffer.offset :], node.type, shape)
             elif node.kind is Kind.VIEW and self._is_static(node):
                 env[i] = node.op.evaluate(env[node.operands[0]])
         return env
@@ -83,7 +83,7 @@ class Plan:
             for i, shape in result.aliases:
                 env[i] = own.reshape(shape)
         if hook is None:
-            for run in self._runs:
+            for run in self.runs:
                 run(env)
         else:
             for step in self.steps:
@@ -157,6 +157,6 @@ def _claims(listed: NodeList) -> dict[int, str]:
         for name, position in listed.outputs.items():
             node = nodes[position]
             direct = node.kind is Kind.PLANNED if whole else node.kind is Kind.VIEW and node.contiguous
-            if direct and node.root not in claims and node.tensor.size == nodes[node.root].tensor.size:
+            if direct and node.root not in claims and node.tensor.size == nodes[node.root].size:
                 claims[node.root] = name
     return claims

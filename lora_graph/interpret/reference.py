@@ -9,7 +9,6 @@ import numpy as np
 
 from lora_graph.interpret.signature import Signature
 from lora_graph.ir.graph import Graph, substitute_dims
-from lora_graph.ir.leaves import Dimension, Project
 from lora_graph.ir.op import Op
 from lora_graph.ir.types import Array, TensorType, type_of
 from lora_graph.ir.value import Value, topological
@@ -33,18 +32,10 @@ def compute(targets: Iterable[Value], known: dict[Value, Any], sizes: Mapping[st
     """Add ``targets``, and whatever they need, to the arrays in ``known``."""
     with np.errstate(all="ignore"):
         for value in topological(targets, stop=known.__contains__):
-            known[value] = result_of(bound(value.op, sizes), [known[operand] for operand in value.operands])
+            known[value] = bound(value.op, sizes).evaluate(*[known[operand] for operand in value.operands])
             if isinstance(value.result_type, TensorType):
+                known[value] = np.asarray(known[value])
                 _check(value, known[value], sizes)
-
-
-def result_of(op: Op, operands: list[Any]) -> Any:
-    if isinstance(op, Dimension):
-        return np.asarray(op.size, np.int64)
-    if isinstance(op, Project):
-        return operands[0][op.index]
-    result = op.evaluate(*operands)
-    return result if isinstance(result, tuple) else np.asarray(result)
 
 
 def bound(op: Op, sizes: Mapping[str, int]) -> Op:

@@ -156,6 +156,13 @@ def _substitute(attribute: object, binding: Mapping[str, Dim]) -> object:
     if isinstance(attribute, TensorType):
         new = attribute.substitute(binding)
         return attribute if new == attribute else new
+    if isinstance(attribute, Graph):
+        values = [*attribute.inputs, *attribute.outputs.values()]
+        renewed = replace(values, {}, binding)
+        if renewed == values:
+            return attribute
+        inputs, outputs = renewed[: len(attribute.inputs)], renewed[len(attribute.inputs) :]
+        return Graph(tuple(inputs), dict(zip(attribute.outputs, outputs, strict=True)), name=attribute.name)
     if isinstance(attribute, tuple):
         items = tuple(_substitute(item, binding) for item in attribute)
         return attribute if all(a is b or a == b for a, b in zip(items, attribute, strict=True)) else items

@@ -86,6 +86,10 @@ class Dimension(Leaf):
     def infer(self) -> TensorType:
         return tensor(np.int64)
 
+    def evaluate(self, *operands: Array, out: Array | None = None) -> Array:
+        """The size, once the names in it are bound."""
+        return np.asarray(self.size, np.int64)
+
     def lower(self, to: Lowering, *operands: str) -> str:
         return to.dimension(self.size)
 
@@ -116,6 +120,9 @@ class Project(Op):
         if not isinstance(results, TupleType) or not 0 <= self.index < len(results.items):
             raise ValueError(f"cannot take result {self.index} of {results}")
         return results.items[self.index]
+
+    def evaluate(self, *operands: Any, out: Array | None = None) -> Any:
+        return operands[0][self.index]
 
     def lower(self, to: Lowering, *operands: str) -> str:
         return to.result(operands[0], self.index)

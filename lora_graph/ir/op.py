@@ -190,4 +190,8 @@ def _freeze(attribute: Any) -> object:
             return ("array", attribute.dtype.str, attribute.shape, attribute.tobytes())
         case bool() | int() | str() | bytes() | None | SymbolicDim() | TensorType() | np.dtype() | Op():
             return (type(attribute).__name__, attribute)
-    raise TypeError(f"an op attribute cannot be {attribute!r}: use numbers, strings, dimensions, types or tuples")
+    from lora_graph.ir.graph import Graph
+
+    if isinstance(attribute, Graph):
+        return ("Graph", attribute)
+    raise TypeError(f"an op attribute cannot be {attribute!r}: use numbers, strings, dimensions, types, tuples, graphs")

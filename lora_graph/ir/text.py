@@ -5,7 +5,14 @@
       %y: float32[batch, 3] = MatMul(%x, %weight)  @ 0.base
     }
 
-After ``@`` stands the module a Value belongs to. Attributes are Python literals; dimensions and types are strings.
+After ``@`` stands the module a Value belongs to. Attributes are Python literals; dimensions and types are strings. An
+attribute that is a graph follows its op as a graph of its own, indented:
+
+      %0: (float32[2]) = Scan(%h, %x) {carried=1, body=
+        graph step(%carry0: float32[2], %slice0: float32[2]) -> (next0=%2) {
+          %2: float32[2] = Add(%carry0, %slice0)
+        }
+      }
 """
 
 from __future__ import annotations
@@ -16,6 +23,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import lru_cache
+from textwrap import indent
 from typing import Any
 
 import numpy as np
@@ -143,7 +151,8 @@ def _application(value: Value, names: Mapping[Value, str]) -> str:
 
 @lru_cache(maxsize=4096)
 def _written_attributes(op: Op) -> str:
-    return ", ".join(f"{name}={_literal(attribute)}" for name, attribute in op.attributes().items())
+    attributes = sorted(op.attributes().items(), key=lambda item: isinstance(item[1], Graph))
+    return ", ".join(f"{name}={_literal(attribute)}" for name, attribute in attributes)
 
 
 @lru_cache(maxsize=4096)
@@ -187,6 +196,8 @@ def _typed(declared: str, value: Any) -> Any:
     """A literal as the kind of thing that the op's field is declared to hold."""
     if "TensorType" in declared:
         return _read_type(value)
+    if "Graph" in declared:
+        return parse(value)
     if "dtype" in declared and isinstance(value, str):
         return np.dtype(value)
     if ("Shape" in declared or "tuple[Dim" in declared) and value is not None:
@@ -210,6 +221,8 @@ def _literal(attribute: Any) -> str:
             return _array_literal(attribute)
         case Op():
             return f"{attribute.name}({_written_attributes(attribute)})"
+        case Graph():
+            return f"\n{indent(print_graph(attribute), '    ')}\n  "
     return repr(attribute)
 
 
@@ -268,9 +281,24 @@ def _lookup(values: Mapping[str, Value], token: str) -> Value:
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            yield number, line.strip()
+    """The lines without blanks and comments; a graph that is an attribute becomes a string in the line of its op."""
+    stripped = ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1))
+    lines = ((number, line) for number, line in stripped if line and not line.startswith("#"))
+    for number, line in lines:
+        while line.endswith("="):
+            line += repr(_nested(lines)) + next(lines, (0, ""))[1]
+        yield number, line
+
+
+def _nested(lines: Iterator[tuple[int, str]]) -> str:
+    """The text of one graph, up to the line that closes it."""
+    inner, depth = [], 0
+    for _, line in lines:
+        inner.append(line)
+        depth += line.startswith("graph ") + line.endswith("=") - line.startswith("}")
+        if depth <= 0:
+            break
+    return "\n".join(inner)
 
 
 def _quote(name: str) -> str:

@@ -66,7 +66,9 @@ from lora_graph.ops.pooling import (
     max_pool,
     max_pool_indices,
 )
+from lora_graph.ops.recurrent import gru, lstm, rnn
 from lora_graph.ops.reduce import argmax, log_softmax, softmax
+from lora_graph.ops.scan import scan
 from lora_graph.ops.select import cast, clip, where
 from lora_graph.ops.shape import expand, flatten, reshape, squeeze, swap_last, transpose, unsqueeze
 from lora_graph.ops.slice import concat, pad
@@ -111,6 +113,7 @@ __all__ = [
     "global_max_pool",
     "greater",
     "greater_or_equal",
+    "gru",
     "identity",
     "input",
     "is_nan",
@@ -124,6 +127,7 @@ __all__ = [
     "logical_not",
     "logical_or",
     "logical_xor",
+    "lstm",
     "matmul",
     "max_pool",
     "max_pool_indices",
@@ -144,6 +148,8 @@ __all__ = [
     "reduce_sum",
     "relu",
     "reshape",
+    "rnn",
+    "scan",
     "scatter_elements",
     "scatter_nd",
     "sigmoid",

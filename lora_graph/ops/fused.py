@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-from lora_graph.ir.leaves import Constant, Input
+from lora_graph.ir.leaves import Input
 from lora_graph.ir.op import Op
-from lora_graph.ir.types import TensorType, Type
+from lora_graph.ir.types import TensorType, TupleType, Type
 from lora_graph.ir.value import Value, apply, topological
 from lora_graph.ops.base import store
 
@@ -20,31 +21,46 @@ class Fused(Op, abstract=True):
     """
 
     def decompose(self, *operands: Any) -> Any:
-        """The subgraph this op is a name for, on Values or on the holes of a pattern."""
+        """The subgraph this op is a name for, on Values or on the holes of a pattern; a tuple for several results."""
         raise NotImplementedError(f"{self.name} has no decomposition")
 
-    def _template(self, operands: tuple[TensorType, ...]) -> tuple[list[Value], Value]:
+    def _template(self, operands: tuple[TensorType, ...]) -> tuple[list[Value], Any]:
         holes = [apply(Input(f"operand{i}", type_)) for i, type_ in enumerate(operands)]
         return holes, self.decompose(*holes)
 
     def infer(self, *operands: TensorType) -> Type:
-        return self._template(operands)[1].result_type
+        spelled = self._template(operands)[1]
+        if isinstance(spelled, tuple):
+            return TupleType(tuple(result.type for result in spelled))
+        return spelled.type  # type: ignore[no-any-return]
 
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
-        holes, order, result = _program(self, tuple(TensorType(a.dtype, a.shape) for a in operands))
+        holes, order, spelled = _program(self, tuple(TensorType(a.dtype, a.shape) for a in operands))
         known: dict[Value, Any] = dict(zip(holes, operands, strict=True))
-        for value in order:
-            arrays = [known[operand] for operand in value.operands]
-            known[value] = value.op.value if isinstance(value.op, Constant) else value.op.evaluate(*arrays)
-        return store(known[result], out)
+        evaluate_values(order, known)
+        if isinstance(spelled, tuple):
+            targets = out or (None,) * len(spelled)
+            return tuple(store(known[result], target) for result, target in zip(spelled, targets, strict=True))
+        return store(known[spelled], out)
 
     @property
     def has_pullback(self) -> bool:
         return type(self).pullback is not Op.pullback
 
 
+def results_of(spelled: Any) -> tuple[Value, ...]:
+    """What ``decompose`` gave, as a tuple."""
+    return spelled if isinstance(spelled, tuple) else (spelled,)
+
+
+def evaluate_values(order: Iterable[Value], known: dict[Value, Any]) -> None:
+    """Add the arrays of the Values in ``order``, operands first, to ``known``."""
+    for value in order:
+        known[value] = value.op.evaluate(*[known[operand] for operand in value.operands])
+
+
 @lru_cache(maxsize=256)
-def _program(op: Fused, operands: tuple[TensorType, ...]) -> tuple[list[Value], list[Value], Value]:
+def _program(op: Fused, operands: tuple[TensorType, ...]) -> tuple[list[Value], list[Value], Any]:
     """The operands, the Values to compute in order, and the result of what ``op`` is a name for."""
-    holes, result = op._template(operands)
-    return holes, topological([result], stop=set(holes).__contains__), result
+    holes, spelled = op._template(operands)
+    return holes, topological(results_of(spelled), stop=set(holes).__contains__), spelled

@@ -54,14 +54,28 @@ class Slice(Op):
             shape[at] = sliced_size(start, end, step, x.shape[at])
         return x.with_shape(shape)
 
+    @property
+    def counts_forwards(self) -> bool:
+        """Whether NumPy's indexing means the same for every length of the axes."""
+        return all(step > 0 for step in self.steps)
+
+    def region(self, rank: int) -> tuple[slice, ...]:
+        """NumPy's index."""
+        index = [slice(None)] * rank
+        for start, end, axis, step in zip(self.starts, self.ends, self.axes, self.steps, strict=True):
+            index[axis] = slice(start, end, step)
+        return tuple(index)
+
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
         (x,) = operands
-        index = [slice(None)] * x.ndim
-        for start, end, axis, step in zip(self.starts, self.ends, self.axes, self.steps, strict=True):
-            assert isinstance(start, int), start
-            assert isinstance(end, int), end
-            index[axis] = slice(max(start, -x.shape[axis]), end, step)
-        return x[tuple(index)]
+        region = self.region(x.ndim)
+        if self.counts_forwards:
+            return x[region]
+        clamped = [
+            slice(max(part.start, -size), part.stop, part.step) if part.step else part
+            for part, size in zip(region, x.shape, strict=True)
+        ]
+        return x[tuple(clamped)]
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         (x,) = operands
