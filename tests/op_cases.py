@@ -8,7 +8,7 @@ Shapes are written ``"batch 3"``; SIZES says how large the names are when a case
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 import lora_graph.ops  # noqa: F401
-from lora_graph.ir import Op, TensorType, Value, apply, dim, input  # noqa: A004
+from lora_graph.ir import Op, TensorType, Value, apply, dim, input, project  # noqa: A004
 from lora_graph.ir.graph import substitute_dims
+from lora_graph.ops.fused import Fused
 
 SIZES = {"batch": 2, "time": 3, "width": 4}
 
@@ -52,6 +53,12 @@ class Case:
     onnx: bool = True
     onnx64: bool = True
     """Whether ONNX Runtime's CPU provider has a float64 kernel."""
+    readable: bool = True
+    """Whether the importer takes what the exporter writes."""
+    result: int | None = None
+    """Which result is meant, of an op that has several."""
+    typed: Callable[[str], Op] | None = None
+    """The op for a float type, where that is part of it; ``op`` is the one for float64."""
     number: int = 0
 
     def __str__(self) -> str:
@@ -72,7 +79,26 @@ class Case:
         return [input(f"x{i}", t.dtype, t.shape) for i, t in enumerate(self.types(floats))]
 
     def value(self, floats: str = "float64") -> Value:
-        return apply(self.op, *self.leaves(floats))
+        return self.applied(*self.leaves(floats))
+
+    def applied(self, *operands: Value) -> Value:
+        value = apply(self.op_for(operands), *operands)
+        return value if self.result is None else project(value, self.result)
+
+    def op_for(self, operands: Sequence[Any]) -> Op:
+        """The op for operands of these dtypes."""
+        return self.op if self.typed is None else self.typed(operands[self.float_operands[0]].dtype.name)
+
+    def spelled(self) -> Value:
+        """What the decomposition of a fused op gives."""
+        assert isinstance(self.op, Fused)
+        spelled = self.op.decompose(*self.leaves())
+        return spelled if self.result is None else spelled[self.result]
+
+    def evaluate(self, arrays: list[Any], sizes: Mapping[str, int] = SIZES) -> Any:
+        """What the op computes from arrays, for these sizes of the named dimensions."""
+        computed = substitute_dims(self.op_for(arrays), dict(sizes)).evaluate(*arrays)
+        return computed if self.result is None else computed[self.result]
 
     def arrays(self, floats: str = "float64", sizes: Mapping[str, int] = SIZES) -> list[Any]:
         rng = np.random.default_rng(7)
@@ -164,9 +190,10 @@ def all_cases() -> list[Case]:
     from tests.op_rows.movement import movement
     from tests.op_rows.nn import nn
     from tests.op_rows.pooling import pooling
+    from tests.op_rows.recurrent import recurrent
     from tests.op_rows.reduction import reduction
 
-    families = (leaves, elementwise, reduction, linalg, movement, indexing, nn, pooling, convolution)
+    families = (leaves, elementwise, reduction, linalg, movement, indexing, nn, pooling, convolution, recurrent)
     return numbered(item for family in families for item in family())
 
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from lora_graph.interpret.plan import Plan, Result
 from lora_graph.interpret.reference import compute
-from lora_graph.interpret.steps import Environment
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.leaves import Absent, Constant, Dimension
 from lora_graph.ir.types import Array, TensorType
@@ -83,10 +82,8 @@ class Loop:
 
     def _repeat(self, out: tuple[Array, ...]) -> None:
         """Fill the arrays of results that are stacked more than once."""
-        last: dict[Value, Array] = {}
         pairs = list(zip(self.op.results, out, strict=True))[self.op.carried :]
-        for value, array in pairs:
-            last[value] = array
+        last = dict(pairs)
         for value, array in pairs:
             if array is not last[value]:
                 np.copyto(array, last[value])

@@ -26,7 +26,7 @@ def carve(memory: Array, kind: TensorType | TupleType, shape: tuple[int, ...] | 
     """The array at the start of ``memory``, in ``shape`` where it is a part of ``kind`` only; or a tuple of several."""
     if isinstance(kind, TensorType):
         part = kind if shape is None else kind.with_shape(shape)
-        return memory[: room(part)].view(part.dtype).reshape(part.shape)  # type: ignore[arg-type]
+        return memory[: room(part)].view(part.dtype).reshape(part.shape)
     arrays, offset = [], 0
     for item in kind.items:
         arrays.append(carve(memory[offset:], item))

@@ -14,6 +14,7 @@ from lora_graph.ir.dims import Dim, Shape, SymbolicDim
 from lora_graph.ir.types import Array, TensorType, Type
 
 if TYPE_CHECKING:
+    from lora_graph.ir.graph import Graph
     from lora_graph.ir.value import Value
 
 OPS: dict[str, type[Op]] = {}
@@ -50,6 +51,9 @@ class Lowering(Protocol):
 
     def dimension(self, size: Dim) -> str:
         """An int64 scalar."""
+
+    def subgraph(self, body: Graph, captured: Sequence[str]) -> Any:
+        """``body`` as an attribute; its last inputs are the values of these names around it."""
 
 
 class NodeView(Protocol):

@@ -51,6 +51,8 @@ def _lowered(name: str, value: Any) -> ir.Attr:
             return ir.AttrInt64s(name, value)
         case np.ndarray():
             return ir.AttrTensor(name, ir.Tensor(value))
+        case ir.Graph():
+            return ir.AttrGraph(name, value)
     raise TypeError(f"attribute {name} cannot be written to ONNX: {value!r}")
 
 

@@ -61,8 +61,10 @@ def schema(op_type: str, opset: int) -> Any:
 
 @cache
 def results_needed(op_type: str, opset: int) -> int:
-    """How many results a node has to name, used or not."""
-    return int(schema(op_type, opset).min_output)
+    """How many results a node has to name, used or not: all where their number is open."""
+    known = schema(op_type, opset)
+    is_open = known.outputs[-1].option == onnx.defs.OpSchema.FormalParameterOption.Variadic
+    return int(known.max_output if is_open else known.min_output)
 
 
 @cache

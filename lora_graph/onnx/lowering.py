@@ -120,12 +120,17 @@ class GraphLowering:
     def dimension(self, size: Dim) -> str:
         return self._dimensions.scalar(size)
 
+    def subgraph(self, body: Graph, captured: Sequence[str]) -> ir.Graph:
+        from lora_graph.onnx.nested import BodyLowering
+
+        return BodyLowering(self, body).run_inside(captured)
+
     # the walk
 
     def _lower(self, value: Value) -> None:
         op = value.op
         handles = [self._handles[operand] for operand in value.operands]
-        if isinstance(op, Fused) and self._why_decompose(op, handles):
+        if isinstance(op, Fused) and op.spelled_out and self._why_decompose(op, handles):
             result = self._decomposed(op, value)
             self._handles[value] = self._handles[result]
             return
@@ -265,7 +270,10 @@ class GraphLowering:
         value.type = ir.TensorType(ir.DataType.from_numpy(type_.dtype))
         value.shape = ir.Shape([size if isinstance(size, int) else str(size) for size in type_.shape])
         self._types[handle] = type_
-        self._dimensions.offer(handle, type_.shape, expressions=False)
+        self._offer(handle, type_.shape)
+
+    def _offer(self, handle: str, shape: Shape) -> None:
+        self._dimensions.offer(handle, shape, expressions=False)
 
     def _where(self) -> str:
         scope = self._note.scope or self._note.name

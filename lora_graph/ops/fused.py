@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 from lora_graph.ir.leaves import Input
 from lora_graph.ir.op import Op
@@ -17,8 +17,11 @@ class Fused(Op, abstract=True):
     """A name for the subgraph that ``decompose`` builds.
 
     Type, value and derivative follow from the decomposition; a subclass overrides what it has a faster or stabler
-    form of. Where a runtime lacks the op for a dtype, the exporter lowers the decomposition instead.
+    form of.
     """
+
+    spelled_out: ClassVar[bool] = True
+    """Whether the exporter writes the decomposition where a runtime lacks the op for a dtype."""
 
     def decompose(self, *operands: Any) -> Any:
         """The subgraph this op is a name for, on Values or on the holes of a pattern; a tuple for several results."""

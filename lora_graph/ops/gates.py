@@ -28,17 +28,31 @@ GATES: dict[str, tuple[Callable[..., Any], tuple[float, ...]]] = {
 """Each function of x and of alpha and beta, as far as it takes them, and their defaults."""
 
 
-def gates(names: Sequence[str], alphas: Sequence[float], betas: Sequence[float]) -> list[Gate]:
-    """The functions called ``names``; those that take an alpha or a beta take the next one given, or their default."""
-    left = (list(alphas), list(betas))
+Numbers = tuple[float, ...]
+
+
+def completed(names: Sequence[str], alphas: Sequence[float], betas: Sequence[float]) -> tuple[Numbers, Numbers]:
+    """One alpha for each of ``names`` that takes one, and one beta: the next one given, or else the default.
+
+    ValueError for a name that is unknown.
+    """
+    unknown = [name for name in names if name not in GATES]
+    if unknown:
+        raise ValueError(f"activations must be among {sorted(GATES)}, got {unknown[0]!r}")
+    full = []
+    for which, given in enumerate((alphas, betas)):
+        defaults = [GATES[name][1][which] for name in names if len(GATES[name][1]) > which]
+        full.append((*map(float, given[: len(defaults)]), *defaults[len(given) :]))
+    return full[0], full[1]
+
+
+def gates(names: Sequence[str], alphas: Numbers, betas: Numbers) -> list[Gate]:
+    """The functions called ``names``, with ``completed`` numbers."""
+    left = iter(alphas), iter(betas)
     found: list[Gate] = []
     for name in names:
-        if name not in GATES:
-            raise ValueError(f"activations must be among {sorted(GATES)}, got {name!r}")
         function, defaults = GATES[name]
-        numbers = {
-            which: float(given.pop(0)) if given else default
-            for which, given, default in zip(("alpha", "beta"), left, defaults, strict=False)
-        }
-        found.append(partial(function, **numbers))
+        found.append(
+            partial(function, **{w: next(n) for w, n, _ in zip(("alpha", "beta"), left, defaults, strict=False)})
+        )
     return found

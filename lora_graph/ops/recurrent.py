@@ -14,7 +14,7 @@ from lora_graph.ir.op import Lowering, NodeView
 from lora_graph.ir.types import TensorType, TupleType, meet, show
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops.fused import Fused
-from lora_graph.ops.gates import Gate, gates
+from lora_graph.ops.gates import Gate, completed, gates
 from lora_graph.ops.scan import scan
 from lora_graph.ops.select import clip, where
 from lora_graph.ops.shape import expand, unsqueeze
@@ -44,7 +44,7 @@ class Recurrent(Fused, abstract=True):
     activation_beta: tuple[float, ...] = ()
     clip: float | None = None
 
-    named_in_onnx: ClassVar[bool] = True
+    spelled_out: ClassVar[bool] = False
     gate_count: ClassVar[int]
     functions: ClassVar[tuple[str, ...]]
     operand_names: ClassVar[tuple[str, ...]] = ("X", "W", "R", "B", "sequence_lens", "initial_h")
@@ -58,7 +58,10 @@ class Recurrent(Fused, abstract=True):
         wanted = len(self.functions) * len(self.walks)
         if len(self.activations) not in (0, wanted):
             raise ValueError(f"{self.name}: {self.direction} takes {wanted} activations, got {self.activations}")
-        self._gates()
+        # ONNX Runtime has other defaults than the ones that ONNX documents, so they are always written
+        numbers = completed(self.activations, self.activation_alpha, self.activation_beta)
+        for name, value in zip(("activation_alpha", "activation_beta"), numbers, strict=True):
+            object.__setattr__(self, name, value)
 
     @property
     def walks(self) -> tuple[int, ...]:
@@ -138,9 +141,7 @@ class Recurrent(Fused, abstract=True):
             finals, stacks = scan(step, starts, [projected], list(captures.values()), reverse)
         else:
             first = size_of(x.shape[0], np.int32) - 1 if reverse else constant(0, np.int32)
-            finals, stacks = scan(
-                masked, [*starts, first], [projected], [*captures.values(), lengths], reverse
-            )
+            finals, stacks = scan(masked, [*starts, first], [projected], [*captures.values(), lengths], reverse)
         return (stacks[0], *finals[:size])
 
     def project_inputs(self, x: Value, own: dict[str, Value]) -> Value:

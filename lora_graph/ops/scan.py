@@ -84,7 +84,7 @@ class Scan(Op):
         first, last = self.carried, self.carried + self.scanned
         carries, sequences, captures = operands[:first], operands[first:last], operands[last:]
         types = self.infer(*map(type_of, operands)).items
-        stacks = out[first:] if out else [np.empty(t.shape, t.dtype) for t in types[first:]]  # type: ignore[arg-type]
+        stacks = out[first:] if out else [np.empty(t.shape, t.dtype) for t in types[first:]]  # type: ignore[type-var]
         order = [value for value in self.body.values if value not in self.body.inputs]
         for step in range(len(sequences[0]))[:: -1 if self.reverse else 1]:
             slices = [sequence[step, ...] for sequence in sequences]

@@ -8,7 +8,8 @@ product outside the loop takes their sum.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace as replaced
+from dataclasses import dataclass, field
+from dataclasses import replace as replaced
 from typing import Any
 
 from lora_graph.ir import dims

@@ -10,7 +10,7 @@ import pytest
 from lora_graph import ops
 from lora_graph.autodiff import gradients
 from lora_graph.interpret import compile_graph, tiles
-from lora_graph.ir import Graph, Value, apply
+from lora_graph.ir import Graph, Value
 from tests.op_cases import CASES, SIZES, Case
 from tests.reference import close, run
 
@@ -40,7 +40,7 @@ def computed(leaf: Value) -> Value:
 def test_forward(monkeypatch: pytest.MonkeyPatch, case: Case, tile_bytes: int) -> None:
     monkeypatch.setattr(tiles, "TILE_BYTES", tile_bytes)
     leaves, arrays = case.leaves(), case.arrays()
-    y = apply(case.op, *map(computed, leaves))
+    y = case.applied(*map(computed, leaves))
     outputs = {"direct": y, "turned": ops.transpose(y), "read": computed(y)}
     got = compiled(case, arrays, outputs)
     truth = case.truth(arrays)
@@ -55,7 +55,7 @@ def test_backward(monkeypatch: pytest.MonkeyPatch, case: Case, tile_bytes: int) 
     monkeypatch.setattr(tiles, "TILE_BYTES", tile_bytes)
     leaves, arrays = case.leaves(), case.arrays()
     inputs = [computed(leaf) for leaf in leaves]
-    y = apply(case.op, *inputs)
+    y = case.applied(*inputs)
     cotangent = ops.cos(y)
     found = gradients(y, [inputs[i] for i in case.float_operands], cotangent)
     expected = run(found, case.feeds(arrays), SIZES)

@@ -27,10 +27,12 @@ channels, which the gradient of a kernel comes to when the batch is empty, never
 
 EXPORTABLE = [case for case in CASES if case.onnx and str(case) not in NO_KERNEL]
 COMPUTED = [case for case in EXPORTABLE if case.expected is not None]
+WITHOUT_EMPTY = {"ConvWeightGradient", "LSTM", "GRU"}
+"""Ops that ONNX Runtime 1.31 does not take an empty batch for: its LSTM and GRU even end the process."""
 EMPTY = [
     case
     for case in COMPUTED
-    if case.empty and case.is_named and str(case) not in NO_EMPTY and case.op.name != "ConvWeightGradient"
+    if case.empty and case.is_named and str(case) not in NO_EMPTY and case.op.name not in WITHOUT_EMPTY
 ]
 
 rows = lambda cases: pytest.mark.parametrize("case", cases, ids=str)  # noqa: E731
@@ -68,7 +70,7 @@ def cannot_stand(op: Fused, operands: list[TensorType], opset: int) -> bool:
     return bool(why_not(op.name, operands, opset)) or (operands[0].dtype == np.float64 and rounded)
 
 
-@rows(EXPORTABLE)
+@rows([case for case in EXPORTABLE if case.readable])
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("floats", ["float32", "float64"])
 def test_model_is_valid_and_reads_back_as_the_same_graph(case: Case, opset: int, floats: str) -> None:

@@ -17,12 +17,15 @@ from tests.reference import run
 OTHERWISE = {
     "And": "logical_and",
     "ArgMax": "argmax",
+    "GRU": "gru",
     "IsNaN": "is_nan",
+    "LSTM": "lstm",
     "MatMul": "matmul",
     "Max": "maximum",
     "Min": "minimum",
     "Not": "logical_not",
     "Or": "logical_or",
+    "RNN": "rnn",
     "Xor": "logical_xor",
 }
 """Ops whose functions have the names they have in NumPy."""
