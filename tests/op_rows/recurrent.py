@@ -69,6 +69,7 @@ def cells() -> Iterator[Case]:
                     *given,
                     expected=formula,
                     result=index,
+                    second_order=direction != "bidirectional",
                     float16=False,
                     onnx64=False,
                 )
