@@ -29,7 +29,23 @@ if TYPE_CHECKING:
         LoRALayer,
         StandardLoRAAdapter,
     )
-    from lora_graph.layers import Context, DenseLayer, FullyConnectedLayer, Layer, Sequential, compile, optimize  # noqa: A004
+    from lora_graph.layers import (
+        AveragePoolLayer,
+        BatchNormalizationLayer,
+        Context,
+        ConvolutionalLayer,
+        DenseLayer,
+        EmbeddingLayer,
+        FlattenLayer,
+        FullyConnectedLayer,
+        GlobalAveragePoolLayer,
+        Layer,
+        LayerNormalizationLayer,
+        MaxPoolLayer,
+        Sequential,
+        compile,  # noqa: A004
+        optimize,
+    )
     from lora_graph.onnx import Session, export_onnx, load_onnx
     from lora_graph.train import (
         SGD,
@@ -44,7 +60,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "adapters": "Adapter DyLoRAAdapter LoKrAdapter LoRADropAdapter LoRALayer StandardLoRAAdapter",
-    "layers": "Context DenseLayer FullyConnectedLayer Layer Sequential compile optimize",
+    "layers": (
+        "AveragePoolLayer BatchNormalizationLayer Context ConvolutionalLayer DenseLayer EmbeddingLayer FlattenLayer "
+        "FullyConnectedLayer GlobalAveragePoolLayer Layer LayerNormalizationLayer MaxPoolLayer Sequential "
+        "compile optimize"
+    ),
     "onnx": "Session export_onnx load_onnx",
     "train": "SGD Adam AdamW CosineSchedule History LinearSchedule StepSchedule fit train",
 }
@@ -68,19 +88,27 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adapter",
+    "AveragePoolLayer",
+    "BatchNormalizationLayer",
     "Context",
+    "ConvolutionalLayer",
     "CosineSchedule",
     "DenseLayer",
     "DyLoRAAdapter",
+    "EmbeddingLayer",
+    "FlattenLayer",
     "FullyConnectedLayer",
+    "GlobalAveragePoolLayer",
     "Graph",
     "History",
     "Layer",
+    "LayerNormalizationLayer",
     "LinearSchedule",
     "LoKrAdapter",
     "LoRADropAdapter",
     "LoRALayer",
     "LoadError",
+    "MaxPoolLayer",
     "MergeError",
     "Sequential",
     "Session",

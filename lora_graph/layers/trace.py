@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_graph.ir.dims import Dim, Shape, fits, shape_of, sizes
+from lora_graph.ir.dims import Dim, Shape, fits, plain_name, shape_of, sizes, substitute
 from lora_graph.ir.graph import Graph, Note
 from lora_graph.ir.leaves import Input, Parameter
 from lora_graph.ir.types import Array, TensorType, show
@@ -103,6 +103,11 @@ class Context:
         """The mode the graph is built for."""
         return self._place.training if self._recorder.training is None else self._recorder.training
 
+    @property
+    def frozen(self) -> bool:
+        """Whether the layer is held fixed where it stands: nothing of it trains."""
+        return self._place.frozen
+
     def param(self, name: str) -> Value:
         """The layer's own parameter ``name`` as a Value; ValueError naming those there are."""
         slot = self._layer.slot(name)
@@ -163,12 +168,13 @@ def _parameter(label: str, dtype: np.dtype[Any], shape: tuple[int, ...], trainab
 def build(layer: Layer, recorder: Recorder, x: Value) -> Value:
     """Run ``layer.build`` and note what it made as belonging to its path.
 
-    TypeError unless it returns a Value, ValueError unless that ends in the shape the layer declares.
+    TypeError unless it returns a Value, ValueError unless that ends in the shape the layer declares for such an ``x``.
     """
+    declared = declared_shape(layer, x.shape)
     y = layer.build(Context(layer, recorder), x)
     if not isinstance(y, Value):
         raise TypeError(f"{layer.layer_name}.build must return a Value, got {y!r}")
-    if not ends_in(y.shape, layer.output_shape):
+    if not ends_in(y.shape, declared[len(declared) - len(layer.output_shape) :]):
         raise ValueError(f"{layer.layer_name} is to give {show(layer.output_shape)} but builds {show(y.shape)}")
     recorder.note(y, recorder.places[layer].path)
     return y
@@ -187,13 +193,27 @@ def trace(
     ``places`` saves walking the tree where that was done already; without ``annotate`` the graph has no notes.
     """
     shape = shape_of(("batch", *layer.input_shape) if input_shape is None else input_shape)
-    if not ends_in(shape, layer.input_shape):
-        raise ValueError(f"{layer.layer_name} takes inputs that end in {show(layer.input_shape)}, got {show(shape)}")
     recorder = Recorder(layer.places() if places is None else places, training, annotate)
     x: Value = apply(Input(INPUT, TensorType(layer.input_dtype, shape)))
     y = build(layer, recorder, x)
     graph = Graph((x, *recorder.inputs.values()), {"y": y}, recorder.notes, layer.layer_name)
     return Trace(graph, tuple(recorder.draws.values()), recorder.updates, recorder.active)
+
+
+def declared_shape(layer: Layer, shape: Shape) -> Shape:
+    """The shape that ``layer`` declares to give for inputs of ``shape``; ValueError if it does not take such.
+
+    The names in its declared shapes stand for what flows in there; leading axes are kept.
+    """
+    lead = len(shape) - len(layer.input_shape)
+    binding: dict[str, Dim] = {}
+    for declared, size in zip(layer.input_shape, shape[max(lead, 0) :], strict=False):
+        name = plain_name(declared)
+        if name is not None:
+            binding.setdefault(name, size)
+    if not ends_in(shape, tuple(substitute(size, binding) for size in layer.input_shape)):
+        raise ValueError(f"{layer.layer_name} takes inputs that end in {show(layer.input_shape)}, got {show(shape)}")
+    return (*shape[:lead], *(substitute(size, binding) for size in layer.output_shape))
 
 
 def lead_names(rank: int) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from lora_graph.ir import dims
 from lora_graph.ir.dims import Dim
 from lora_graph.ir.op import Lowering, NodeView, Op
 from lora_graph.ir.types import Array, TensorType
-from lora_graph.ops.windows import extent, read_pads, window_count, written_pads
+from lora_graph.ops.windows import check_windows, extent, read_pads, same_mode, window_count, written_pads
 
 Tap = tuple[slice, slice]
 """Some windows, and the elements that all of them look at, one each."""
@@ -87,25 +87,28 @@ class Pool(Op, abstract=True):
         axes = len(self.kernel_shape)
         if not axes or min(self.kernel_shape) < 1:
             raise ValueError(f"{self.name}: kernel_shape must be ints of at least 1, got {self.kernel_shape}")
-        for name, least, length in (("strides", 1, axes), ("dilations", 1, axes), ("pads", 0, 2 * axes)):
-            given = getattr(self, name) or (least,) * length
-            object.__setattr__(self, name, given)
-            if len(given) != length or any(isinstance(n, int) and n < least for n in given):
-                raise ValueError(f"{self.name}: {name} must be {length} ints of at least {least}, got {given}")
+        for name, default in (("strides", (1,) * axes), ("dilations", (1,) * axes), ("pads", (0, 0) * axes)):
+            object.__setattr__(self, name, getattr(self, name) or default)
+        if len(self.strides) != axes:
+            raise ValueError(f"{self.name}: strides must be {axes} ints, as in kernel_shape, got {self.strides}")
+        check_windows(self.name, self.strides, self.pads, self.dilations)
         for i, padding in enumerate(self.pads):
-            reach = extent(self.kernel_shape[i % axes], self.dilations[i % axes])
+            reach: Any = extent(self.kernel_shape[i % axes], self.dilations[i % axes])
             if isinstance(padding, int) and padding >= reach:
                 raise ValueError(f"{self.name}: pads must be smaller than the window, {reach}, got {self.pads}")
 
     def axes(self, spatial: Sequence[Dim]) -> list[Axis]:
         """The windows along each axis; ValueError where none fits."""
         found = []
+        same = same_mode(self.pads, tuple(spatial), self.kernel_shape, self.strides, self.dilations)
         for i, (size, kernel, stride, dilation) in enumerate(
             zip(spatial, self.kernel_shape, self.strides, self.dilations, strict=True)
         ):
             before, after, reach = self.pads[i], self.pads[i + len(spatial)], extent(kernel, dilation)
             count = window_count(size, reach, stride, before + after + (stride - 1 if self.ceil_mode else 0))
-            if self.ceil_mode and (not isinstance(after, int) or after + stride > reach):
+            if same:
+                count = (size + stride - 1) // stride
+            elif self.ceil_mode and not dims.is_size(reach - stride - after):
                 count = dims.minimum(count, (size + before - 1) // stride + 1)
             if isinstance(count, int) and count < 1:
                 raise ValueError(

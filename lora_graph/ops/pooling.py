@@ -22,7 +22,7 @@ from lora_graph.ops.gather import ScatterElements
 from lora_graph.ops.pool_windows import Axis, Pool
 from lora_graph.ops.shape import expand, zeros_like
 from lora_graph.ops.slice import Slice, pad
-from lora_graph.ops.windows import per_axis
+from lora_graph.ops.windows import both_ends, per_axis
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,11 +228,14 @@ def max_pool(
     x: Value,
     kernel_shape: int | Sequence[int],
     strides: int | Sequence[int] = 1,
-    pads: int | Sequence[int] = 0,
+    pads: int | Sequence[Dim] = 0,
     dilations: int | Sequence[int] = 1,
     ceil_mode: bool = False,
 ) -> Value:
-    """The maximum of each window of ``[batch, channels, *spatial]``; ``pads`` are all begins, then all ends."""
+    """The maximum of each window of ``[batch, channels, *spatial]``; see :class:`MaxPool`.
+
+    Attributes are one int, or one for each spatial axis; pads may also be all begins, then all ends.
+    """
     return apply(MaxPool(**_windows(x, kernel_shape, strides, pads, dilations, ceil_mode)), x)
 
 
@@ -240,7 +243,7 @@ def max_pool_indices(
     x: Value,
     kernel_shape: int | Sequence[int],
     strides: int | Sequence[int] = 1,
-    pads: int | Sequence[int] = 0,
+    pads: int | Sequence[Dim] = 0,
     dilations: int | Sequence[int] = 1,
     ceil_mode: bool = False,
 ) -> Value:
@@ -252,12 +255,15 @@ def average_pool(
     x: Value,
     kernel_shape: int | Sequence[int],
     strides: int | Sequence[int] = 1,
-    pads: int | Sequence[int] = 0,
+    pads: int | Sequence[Dim] = 0,
     dilations: int | Sequence[int] = 1,
     ceil_mode: bool = False,
     count_include_pad: bool = False,
 ) -> Value:
-    """The mean of each window of ``[batch, channels, *spatial]``; ``pads`` are all begins, then all ends."""
+    """The mean of each window of ``[batch, channels, *spatial]``; see :class:`AveragePool`.
+
+    Attributes are one int, or one for each spatial axis; pads may also be all begins, then all ends.
+    """
     fields = _windows(x, kernel_shape, strides, pads, dilations, ceil_mode)
     return apply(AveragePool(**fields, count_include_pad=int(count_include_pad)), x)
 
@@ -276,7 +282,7 @@ def _windows(
     x: Value,
     kernel_shape: int | Sequence[int],
     strides: int | Sequence[int],
-    pads: int | Sequence[int],
+    pads: int | Sequence[Dim],
     dilations: int | Sequence[int],
     ceil_mode: bool,
 ) -> dict[str, Any]:
@@ -284,7 +290,7 @@ def _windows(
     return {
         "kernel_shape": per_axis("kernel_shape", kernel_shape, axes),
         "strides": per_axis("strides", strides, axes),
-        "pads": per_axis("pads", pads, 2 * axes, 0),
+        "pads": both_ends("pads", pads, axes),
         "dilations": per_axis("dilations", dilations, axes),
         "ceil_mode": int(ceil_mode),
     }

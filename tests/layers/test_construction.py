@@ -66,8 +66,8 @@ def test_axes_that_a_layer_does_not_take_are_kept() -> None:
     np.testing.assert_allclose(y, np.broadcast_to(2 * weight.sum(0) * [0.5, 2], (4, 5, 2)), rtol=1e-6)
     assert model.backward(np.ones((4, 5, 2))).shape == (4, 5, 3)
     assert model.forward(np.ones((4, 7, 3))).shape == (4, 7, 2)
-    with pytest.raises(ValueError, match=r"layers\[0\] gives \[3\] but layers\[1\] takes \[time, 3\]"):
-        lg.Sequential([Gain(3), Steps(3)])
+    with pytest.raises(ValueError, match=r"layers\[0\] gives \[3\] but layers\[1\] takes \[time, 4\]"):
+        lg.Sequential([Gain(3), Steps(4)])
 
 
 def test_a_sequential_is_a_sequence() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -22,10 +24,10 @@ def test_every_activation_has_a_formula() -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_forward(case: Case, dtype: str, lead: tuple[int, ...], rng: np.random.Generator) -> None:
     layer = case.make(dtype)
-    x = rng.normal(size=(*lead, case.input_size)).astype(dtype)
+    x = rng.normal(size=(*lead, *case.sample)).astype(dtype)
     y = layer.forward(x)
     assert y.dtype == dtype
-    assert y.shape == (*lead, case.output_size)
+    assert y.shape == (*lead, *case.result)
     exact = {name: array.astype(np.float64) for name, array in layer.state.items()}
     close(y, case.formula(exact, x.astype(np.float64)), TOLERANCE[dtype])
 
@@ -34,7 +36,7 @@ def test_forward(case: Case, dtype: str, lead: tuple[int, ...], rng: np.random.G
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_gradients_are_differences(case: Case, lead: tuple[int, ...], rng: np.random.Generator) -> None:
     layer = case.make("float64")
-    x = rng.normal(size=(*lead, case.input_size))
+    x = rng.normal(size=(*lead, *case.sample))
     g = rng.normal(size=layer.forward(x).shape)
     of_input = layer.backward(g)
     names = layer.get_parameter_names()
@@ -51,8 +53,8 @@ def test_gradients_are_differences(case: Case, lead: tuple[int, ...], rng: np.ra
 @pytest.mark.parametrize("case", KINDS, ids=str)
 def test_an_empty_batch_has_zero_gradients(case: Case) -> None:
     layer = case.make("float32")
-    assert layer.forward(np.zeros((0, case.input_size))).shape == (0, case.output_size)
-    assert layer.backward(np.zeros((0, case.output_size))).shape == (0, case.input_size)
+    assert layer.forward(np.zeros((0, *case.sample))).shape == (0, *case.result)
+    assert layer.backward(np.zeros((0, *case.result))).shape == (0, *case.sample)
     assert not layer.get_parameter_gradients().any()
     assert layer.get_parameter_gradients().shape == (layer.parameter_count,)
 
@@ -61,7 +63,7 @@ def test_an_empty_batch_has_zero_gradients(case: Case) -> None:
 @pytest.mark.parametrize("case", KINDS, ids=str)
 def test_inputs_are_cast_to_the_dtype_of_the_layer(case: Case, given: type) -> None:
     layer = case.make("float32")
-    x = np.arange(2 * case.input_size).reshape(2, case.input_size).astype(given)
+    x = np.arange(2 * math.prod(case.sample)).reshape(2, *case.sample).astype(given)
     y = layer.forward(x)
     assert y.dtype == np.float32
     np.testing.assert_array_equal(y, layer.forward(x.astype(np.float32)))

@@ -19,11 +19,11 @@ def test_the_exported_graph_computes_the_layer(case: Case, rng: np.random.Genera
     layer = case.make("float64")
     inputs: list[lg.Value] = []
     output = layer.export_computation_graph(inputs)
-    assert [str(value.type) for value in inputs] == [f"float64[batch, {case.input_size}]"]
+    assert [str(value.type) for value in inputs] == [f"float64[batch, {case.takes}]"]
     graph = lg.Graph(tuple(inputs), {"y": output})
     assert graph == layer.to_graph()
-    assert str(output.type) == f"float64[batch, {case.output_size}]"
-    x = rng.normal(size=(4, case.input_size))
+    assert str(output.type) == f"float64[batch, {case.gives}]"
+    x = rng.normal(size=(4, *case.sample))
     close(evaluate(graph, {"x": x}, layer.state)["y"], case.formula(layer.state, x), 1e-12)
 
 
@@ -70,8 +70,8 @@ def test_diagnostics_are_strings(case: Case) -> None:
     found = layer.get_diagnostics()
     assert all(isinstance(key, str) and isinstance(value, str) for key, value in found.items())
     assert found["layer_type"] == type(layer).__name__
-    assert found["input_shape"] == f"[{case.input_size}]"
-    assert found["output_shape"] == f"[{case.output_size}]"
+    assert found["input_shape"] == f"[{case.takes}]"
+    assert found["output_shape"] == f"[{case.gives}]"
     assert found["total_parameters"] == found["trainable_parameters"] == str(layer.parameter_count)
     assert found["trainable_percent"] == "100.00"
     assert found["mode"] == "training"

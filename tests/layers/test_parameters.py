@@ -41,8 +41,8 @@ def test_update_parameters_is_one_step(case: Case, rng: np.random.Generator) -> 
     layer = case.make("float64")
     held = layer.state
     before = layer.get_parameters()
-    layer.forward(rng.normal(size=(2, case.input_size)))
-    layer.backward(rng.normal(size=(2, case.output_size)))
+    layer.forward(rng.normal(size=(2, *case.sample)))
+    layer.backward(rng.normal(size=(2, *case.result)))
     gradients = layer.get_parameter_gradients()
     assert np.abs(gradients).max() > 0
     layer.update_parameters(0.25)
