@@ -177,13 +177,19 @@ def product(shape: Iterable[Dim]) -> Dim:
 
 
 def divide(left: Dim, right: Dim) -> Dim:
-    """Floor division, carried out where it is exact term by term; ZeroDivisionError if ``right`` is 0."""
+    """Floor division, carried out for the terms that it is exact for; ZeroDivisionError if ``right`` is 0."""
     if right == 0:
         raise ZeroDivisionError(f"the dimension {left} cannot be divided by 0")
     if isinstance(left, int) and isinstance(right, int):
         return left // right
     quotient = exact_quotient(left, right)
-    return _polynomial([((Call("//", left, right),), 1)]) if quotient is None else quotient
+    if quotient is not None:
+        return quotient
+    whole = [(m, n // right) for m, n in _terms(left) if m and n % right == 0] if isinstance(right, int) else []
+    if whole:
+        carried = _polynomial(whole)
+        return carried + divide(left - carried * right, right)
+    return _polynomial([((Call("//", left, right),), 1)])
 
 
 def exact_quotient(left: Dim, right: Dim) -> Dim | None:

@@ -15,7 +15,7 @@ from lora_graph.ir.types import TensorType, meet, show
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops import convolution_parts as parts
 from lora_graph.ops import convolve, windows
-from lora_graph.ops.base import Cotangents, store
+from lora_graph.ops.base import Cotangents
 from lora_graph.ops.convolution_weight import ConvWeightGradient
 
 
@@ -53,8 +53,9 @@ class Conv(Op):
         x, w, *bias = parts.wide(operands)
         windows.window_counts(self.name, x.shape[2:], w.shape[2:], self.strides, self.dilations, self.pads)
         pads: Any = self.pads
-        y = convolve.convolve(x, w, self.strides, pads, self.dilations, self.group)
-        return store(parts.add_bias(y, *bias).astype(operands[0].dtype, copy=False), out)
+        own = parts.writable(out, x.dtype)
+        y = convolve.convolve(x, w, self.strides, pads, self.dilations, self.group, own)
+        return parts.finished(parts.add_bias(y, *bias), operands[0].dtype, out)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         x, w = operands[:2]
@@ -71,8 +72,9 @@ class Conv(Op):
     def lower(self, to: Lowering, *operands: str) -> str:
         spatial, kernel = (to.type(operand).shape[2:] for operand in operands[:2])
         pads, steps = self.pads, (self.strides, self.dilations)
-        symbolic = not all(isinstance(pad, int) for pad in pads)
-        if symbolic and windows.same_mode(pads, spatial, kernel, *steps) is None:
+        mode = windows.same_mode(pads, spatial, kernel, *steps)
+        # ONNX Runtime has no auto_pad for dilated windows
+        if not all(isinstance(pad, int) for pad in pads) and (mode is None or max(self.dilations) > 1):
             widths = to.shape(parts.spatial_widths(pads))
             operands = (to.node("Pad", [operands[0], widths], {"mode": "constant"}), *operands[1:])
             pads = (0,) * len(pads)
@@ -136,8 +138,9 @@ class ConvTranspose(Op):
         x, w, *bias = parts.wide(operands)
         sizes: Any = self._sizes(self.name, x.shape[2:], w.shape[2:])
         pads: Any = self.pads
-        y = convolve.scatter(x, w, sizes, self.strides, pads, self.dilations, self.group)
-        return store(parts.add_bias(y, *bias).astype(operands[0].dtype, copy=False), out)
+        own = parts.writable(out, x.dtype)
+        y = convolve.scatter(x, w, sizes, self.strides, pads, self.dilations, self.group, own)
+        return parts.finished(parts.add_bias(y, *bias), operands[0].dtype, out)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         x, w = operands[:2]
@@ -170,15 +173,19 @@ class ConvTranspose(Op):
         spatial, kernel = (operand.shape[2:] for operand in operands[:2])
         padding = tuple(node.attributes.get("output_padding", (0,) * len(strides)))
         mode, wanted = (node.attributes.get(name) for name in ("auto_pad", "output_shape"))
-        if wanted is None and mode in ("SAME_UPPER", "SAME_LOWER"):
-            wanted = [size * stride for size, stride in zip(spatial, strides, strict=True)]
-        if wanted is None:
+        if wanted is None and mode not in ("SAME_UPPER", "SAME_LOWER"):
             pads = windows.read_pads(node, spatial, kernel, strides, dilations)
-        else:
-            node.attributes.get("pads")  # which a wanted size overrules
-            reached = windows.covered(spatial, kernel, strides, (0,) * (2 * len(strides)), dilations)
-            totals = [end + more - size for end, more, size in zip(reached, padding, wanted, strict=True)]
-            pads = windows.shared(totals, upper=mode == "SAME_UPPER")
+            return apply(cls(strides, pads, dilations, padding, group), *operands)
+        node.attributes.get("pads")  # which a wanted size overrules
+        reached = windows.covered(spatial, kernel, strides, (0,) * (2 * len(strides)), dilations)
+        # auto_pad wants stride elements for each of x, and where windows do not reach that far, no pads
+        sizes = wanted or [size * stride for size, stride in zip(spatial, strides, strict=True)]
+        totals = [end + more - size for end, more, size in zip(reached, padding, sizes, strict=True)]
+        if wanted is None:
+            totals = [dims.maximum(total, 0) for total in totals]
+        elif any(isinstance(total, int) and total < 0 for total in totals):
+            raise ValueError(f"output_shape must be at most {show(reached)} plus output_padding, got {show(wanted)}")
+        pads = windows.shared(totals, upper=mode == "SAME_UPPER")
         return apply(cls(strides, pads, dilations, padding, group), *operands)
 
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from lora_graph.ir.dims import Dim, Shape
 from lora_graph.ir.op import NodeView
-from lora_graph.ir.types import Array, TensorType, meet
+from lora_graph.ir.types import Array, TensorType, meet, show
 from lora_graph.ir.value import Value
+from lora_graph.ops.base import store
 
 
 def check_group(name: str, group: int) -> None:
@@ -40,16 +41,22 @@ def check_operands(name: str, operands: Sequence[TensorType], axes: int) -> None
 
 def check_bias(name: str, outputs: Dim, operands: Sequence[TensorType]) -> None:
     for bias in operands[2:]:
-        meet(
-            outputs,
-            bias.shape[0],
-            f"{name} of {operands[0]} and {operands[1]}: the bias {bias} has one for each output",
-        )
+        meet(outputs, bias.shape[0], f"{name}: the bias {bias} must have one element for each output")
 
 
 def wide(operands: Sequence[Array]) -> list[Array]:
     """Arrays that can be summed up: halves as float32."""
     return [a.astype(np.float32) if a.dtype.itemsize < 4 else a for a in operands]
+
+
+def writable(out: Array | None, dtype: np.dtype[Any]) -> Array | None:
+    """``out`` where a result of ``dtype`` can be computed right there."""
+    return out if out is not None and out.dtype == dtype and out.flags.c_contiguous else None
+
+
+def finished(result: Array, dtype: np.dtype[Any], out: Array | None) -> Array:
+    """``result`` as ``dtype``, and in ``out`` if that is given."""
+    return result if result is out else store(result.astype(dtype, copy=False), out)
 
 
 def add_bias(y: Array, *bias: Array) -> Array:
@@ -81,7 +88,7 @@ def read_geometry(node: NodeView) -> tuple[list[Value], tuple[int, ...], tuple[i
     kernel = operands[1].shape[2:]
     stated = node.attributes.get("kernel_shape", kernel)
     if tuple(stated) != kernel:
-        raise ValueError(f"kernel_shape {tuple(stated)} is not that of the kernel {operands[1].type}")
+        raise ValueError(f"kernel_shape {show(stated)} is not that of the kernel {operands[1].type}")
     ones = (1,) * len(kernel)
     strides, dilations = (tuple(node.attributes.get(name, ones)) for name in ("strides", "dilations"))
     return operands, strides, dilations, node.attributes.get("group", 1)

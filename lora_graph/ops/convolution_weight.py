@@ -11,8 +11,8 @@ from lora_graph.ir.op import OPS
 from lora_graph.ir.types import TensorType, meet, show
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops import convolve
-from lora_graph.ops.base import Cotangents, store
-from lora_graph.ops.convolution_parts import check_divides, check_group, check_operands, wide
+from lora_graph.ops.base import Cotangents
+from lora_graph.ops.convolution_parts import check_divides, check_group, check_operands, finished, wide
 from lora_graph.ops.fused import Fused
 from lora_graph.ops.slice import slice_
 from lora_graph.ops.windows import check_windows, covered, window_counts
@@ -64,7 +64,7 @@ class ConvWeightGradient(Fused):
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
         x, y = wide(operands)
         geometry: Any = self.kernel, self.strides, self.pads, self.dilations, self.group
-        return store(convolve.weight_gradient(x, y, *geometry).astype(operands[0].dtype, copy=False), out)
+        return finished(convolve.weight_gradient(x, y, *geometry), operands[0].dtype, out)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         x, y = operands

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from lora_graph.ir.types import Array
+from lora_graph.ops.base import store
 
 BLOCK_BYTES = 1 << 20
 """Bytes of columns that are made before they are multiplied: they stay in the cache."""
@@ -21,28 +22,59 @@ BLOCK_BYTES = 1 << 20
 Ints = Sequence[int]
 
 
-def convolve(x: Array, w: Array, strides: Ints, pads: Ints, dilations: Ints, group: int) -> Array:
-    """y[n, o, t] = Σ x[n, c, t · stride + k · dilation - pad] w[o, c, k], with zeros outside of x."""
+def convolve(
+    x: Array, w: Array, strides: Ints, pads: Ints, dilations: Ints, group: int, out: Array | None = None
+) -> Array:
+    """y[n, o, t] = Σ x[n, c, t · stride + k · dilation - pad] w[o, c, k], with zeros outside of x; in ``out`` if given,
+    which is row-major and of the dtype of x."""
     outputs, kernel = w.shape[0], w.shape[2:]
     frame = padded(x, pads)
     counts = _counts(frame, kernel, strides, dilations)
-    y = np.empty((len(x), group, outputs // group, math.prod(counts)), x.dtype)
+    y = np.empty((len(x), outputs, *counts), x.dtype) if out is None else out
+    products = y.reshape(len(x), group, outputs // group, math.prod(counts))
     weight = w.reshape(group, outputs // group, math.prod(w.shape[1:]))
     for block in _blocks(frame, kernel, counts):
-        np.matmul(weight, _columns(frame[block], kernel, counts, strides, dilations, group), out=y[block])
-    return y.reshape(len(x), outputs, *counts)
+        np.matmul(weight, _columns(frame[block], kernel, counts, strides, dilations, group), out=products[block])
+    return y
 
 
-def scatter(y: Array, w: Array, size: Ints, strides: Ints, pads: Ints, dilations: Ints, group: int) -> Array:
+def scatter(
+    y: Array,
+    w: Array,
+    size: Ints,
+    strides: Ints,
+    pads: Ints,
+    dilations: Ints,
+    group: int,
+    out: Array | None = None,
+) -> Array:
     """The transpose of :func:`convolve` in x, whose spatial axes have ``size``:
 
     x[n, c, t · stride + k · dilation - pad] = Σ y[n, o, t] w[o, c, k].
     """
+    # copying the columns of y is cheaper than adding up those of x, unless y has far more channels
+    if all(stride == 1 for stride in strides) and len(w) <= 3 * w.shape[1] * group:
+        reach = [(k - 1) * d for k, d in zip(w.shape[2:], dilations, strict=True)]
+        beyond = [r - pad for r, pad in zip(reach * 2, pads, strict=True)]
+        if min(beyond) >= 0:
+            return convolve(y, _turned(w, group), strides, beyond, dilations, group, out)
+    x = _scattered(y, w, size, strides, pads[: len(size)], dilations, group)
+    return store(x, out)
+
+
+def _turned(w: Array, group: int) -> Array:
+    """The kernel with which a convolution of stride 1 is the transpose of that with ``w``."""
+    outputs, channels, *kernel = w.shape
+    parts = w.reshape(group, outputs // group, channels, *kernel).swapaxes(1, 2)
+    flipped = np.flip(parts.reshape(group * channels, outputs // group, *kernel), tuple(range(2, w.ndim)))
+    return np.ascontiguousarray(flipped)  # BLAS does not take negative strides
+
+
+def _scattered(y: Array, w: Array, size: Ints, strides: Ints, begins: Ints, dilations: Ints, group: int) -> Array:
     samples, outputs, *counts = y.shape
     channels, kernel = w.shape[1], w.shape[2:]
-    begins = pads[: len(size)]
     reach = [(t - 1) * s + (k - 1) * d + 1 for t, s, k, d in zip(counts, strides, kernel, dilations, strict=True)]
-    extents = [max(r, b + n) for r, b, n in zip(reach, begins, size, strict=True)]
+    extents = [max(r, begin + n) for r, begin, n in zip(reach, begins, size, strict=True)]
     frame = np.zeros((samples, group * channels, *extents), y.dtype)
     weight = w.reshape(group, outputs // group, channels * math.prod(kernel)).swapaxes(1, 2)
     spread = y.reshape(samples, group, outputs // group, math.prod(counts))

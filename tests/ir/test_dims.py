@@ -129,6 +129,8 @@ def test_exact_quotient_undoes_multiplication(item: Any, by: Any) -> None:
         ("'time step'*2", "2*'time step'"),
         ("1-h", "-h+1"),
         ("5//2", "2"),
+        ("(2*h+1)//2", "h"),
+        ("(2*h+w-1)//2", "h+((w-1)//2)"),
     ],
 )
 def test_normal_form(spec: str, text: str) -> None:
