@@ -56,7 +56,7 @@ class Loop:
             written = [array[step if whole else step & 1, ...] for _, array, whole in targets]
             for (result, _, _), target in zip(targets, written, strict=True):
                 for i, shape in result.aliases:
-                    env[i] = target.reshape(shape)
+                    env[i] = target if shape == target.shape else target.reshape(shape)
             for run in runs:
                 run(env)
             for (result, _, _), target in zip(targets, written, strict=True):

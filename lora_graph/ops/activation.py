@@ -48,10 +48,9 @@ class Sigmoid(Elementwise):
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
         (x,) = operands
         y = np.empty_like(x) if out is None else out
-        # so that e^-x stays finite: below this bound the result is as good as 0
-        np.maximum(x, x.dtype.type(-0.99 * math.log(np.finfo(x.dtype).max)), out=y)
-        np.negative(y, out=y)
-        np.exp(y, out=y)
+        np.negative(x, out=y)
+        with np.errstate(over="ignore"):  # where e^-x is infinite the result is 0, as it should be
+            np.exp(y, out=y)
         np.add(y, y.dtype.type(1), out=y)
         return np.reciprocal(y, out=y)
 

@@ -131,8 +131,8 @@ def scan(
     carries, results = step(*leaves)
     if len(carries) != len(initial):
         raise ValueError(f"scan: the step gives {len(carries)} carries for {len(initial)} initial values")
-    # the derivative needs every carry
-    kept = [*results, *(carry for carry in carries if carry not in results)]
+    # the derivative wants to know what every carry was
+    kept = [*results, *leaves[: len(initial)]]
     ports = {str(i): value for i, value in enumerate([*carries, *kept])}
     op = Scan(Graph(tuple(leaves), ports), len(initial), len(sequences), reverse)
     loop: Value = apply(op, *initial, *sequences, *captures)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from dataclasses import replace as replaced
 from typing import Any
 
-from lora_graph.ir import dims
 from lora_graph.ir.graph import Graph, replace
 from lora_graph.ir.leaves import project
 from lora_graph.ir.value import Value, apply, topological
@@ -22,8 +21,7 @@ from lora_graph.ops.linalg import MatMul
 from lora_graph.ops.pull import pull, summed
 from lora_graph.ops.reduce import ReduceSum
 from lora_graph.ops.scan import Scan, unique_input
-from lora_graph.ops.shape import Reshape, Squeeze, Transpose, Unsqueeze, squeeze, unsqueeze, zeros_like
-from lora_graph.ops.slice import concat, slice_axis
+from lora_graph.ops.shape import Reshape, Squeeze, Transpose, Unsqueeze, squeeze, zeros_like
 
 
 def scan_pullback(loop: Value, given: Sequence[Value | None]) -> Cotangents:
@@ -127,30 +125,17 @@ class _Backward:
         return value in self.known or value in self.slices or value in self.olds
 
     def _outside(self, value: Value) -> Value:
-        """The sequence of what ``value`` is at each step: a slice, the carry before the step, or a stacked result."""
+        """The sequence of what ``value`` is at each step: a slice, a result, or a carry before the step."""
         if value in self.slices:
             return self.loop.operands[self.op.carried + self.slices.index(value)]
-        if value in self.olds:
-            return self._before(self.olds.index(value))
-        return project(self.loop, self.outputs.index(value, self.op.carried))
-
-    def _before(self, carry: int) -> Value:
-        """What a carry is before each step; where the loop does not stack it, another one does."""
-        new, first, steps = self.outputs[carry], unsqueeze(self.loop.operands[carry], 0), self._steps
         loop, stacks = self.loop, self.outputs[self.op.carried :]
-        if new not in stacks:
-            stacks = (*stacks, *dict.fromkeys(v for v in self.outputs[: self.op.carried] if v not in stacks))
-            ports = dict(enumerate([*self.outputs[: self.op.carried], *stacks]))
-            body = Graph(self.op.body.inputs, {str(i): value for i, value in ports.items()})
+        if value not in stacks:  # a carry that this loop does not stack, but another one can
+            missing = tuple(leaf for leaf in self.olds if leaf not in stacks)
+            stacks += missing
+            ports = enumerate([*self.outputs, *missing])
+            body = Graph(self.op.body.inputs, {str(i): result for i, result in ports})
             loop = apply(replaced(self.op, body=body), *self.loop.operands)
-        after = project(loop, self.op.carried + stacks.index(new))
-        if self.op.reverse:
-            return slice_axis(concat([after, first], 0), 0, 1, steps + 1)
-        return slice_axis(concat([first, after], 0), 0, 0, steps)
-
-    @property
-    def _steps(self) -> dims.Dim:
-        return self.loop.operands[self.op.carried].shape[0]
+        return project(loop, self.op.carried + stacks.index(value))
 
 
 @dataclass(frozen=True)

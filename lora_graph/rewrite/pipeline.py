@@ -12,11 +12,13 @@ from lora_graph.ir.types import Array
 from lora_graph.ir.value import Value
 from lora_graph.ir.verify import verify
 from lora_graph.rewrite.algebra import IDENTITIES
+from lora_graph.rewrite.blocks import BLOCKS
 from lora_graph.rewrite.convolution import MERGE_CONVOLUTIONS, scale_kernel
 from lora_graph.rewrite.engine import rewrite
 from lora_graph.rewrite.fold import State, fold_constants, hoist, run_prelude
 from lora_graph.rewrite.fuse import FUSED, GEMM, ORDER
 from lora_graph.rewrite.layout import LAYOUT
+from lora_graph.rewrite.loops import SPELL, rewrite_bodies, trim_loops
 from lora_graph.rewrite.merge import MERGE, UNFUSE
 from lora_graph.rewrite.products import PRODUCTS, identity_times
 from lora_graph.rewrite.record import PassRecord, Report
@@ -110,18 +112,21 @@ FOLD = Pass("fold constants", _fold)
 
 
 def _presets() -> tuple[Pipeline, ...]:
-    merging = [*IDENTITIES, *LAYOUT, *MERGE, *MERGE_CONVOLUTIONS, identity_times]
+    basic = [*IDENTITIES, *LAYOUT, *BLOCKS]
+    merging = [*basic, *MERGE, *MERGE_CONVOLUTIONS, identity_times]
+    spell = rules("spell loops", SPELL)
+    loops = Pass("trim loops", trim_loops), Pass("simplify bodies", lambda graph: rewrite_bodies(graph, basic))
     unfuse, merge = rules("unfuse", UNFUSE), rules("merge", merging, "all")
     gemm = rules("order", ORDER), rules("fuse Gemm", GEMM)
 
     def preset(name: str, fold: str, first: tuple[Pass, ...] = (), last: tuple[Pass, ...] = ()) -> Pipeline:
-        simplify = rules("simplify", [*IDENTITIES, *LAYOUT, *PRODUCTS, scale_kernel], fold)
+        simplify = rules("simplify", [*basic, *PRODUCTS, scale_kernel], fold)
         hoists = () if fold == "none" else (hoisting(fold),)
-        return Pipeline(name, (FOLD, *first, simplify, FOLD, *hoists, rules("fuse", FUSED, fold), *last))
+        return Pipeline(name, (FOLD, *first, simplify, *loops, FOLD, *hoists, rules("fuse", FUSED, fold), *last))
 
     return (
-        preset("train", "none"),
-        preset("inference", "one", (unfuse,)),
+        preset("train", "none", (spell,)),
+        preset("inference", "one", (unfuse, spell)),
         preset("export", "one", (unfuse,), gemm),
         Pipeline("merge", (FOLD, unfuse, merge, FOLD)),
         preset("deploy", "all", (unfuse, merge), gemm),

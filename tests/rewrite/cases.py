@@ -17,14 +17,17 @@ from lora_graph import ops
 from lora_graph.ir import OPS, Value, apply, constant
 from lora_graph.ops.linalg import eye
 from lora_graph.rewrite.algebra import IDENTITIES
+from lora_graph.rewrite.blocks import BLOCKS
 from lora_graph.rewrite.convolution import MERGE_CONVOLUTIONS, scale_kernel
 from lora_graph.rewrite.fuse import FUSED, GEMM, ORDER
 from lora_graph.rewrite.layout import LAYOUT
+from lora_graph.rewrite.loops import SPELL
 from lora_graph.rewrite.merge import MERGE, UNFUSE
 from lora_graph.rewrite.products import PRODUCTS
 from lora_graph.rewrite.rule import Rule
 
-FAMILIES = (IDENTITIES, LAYOUT, PRODUCTS, FUSED, ORDER, GEMM, UNFUSE, MERGE, MERGE_CONVOLUTIONS, [scale_kernel])
+BASIC = (IDENTITIES, LAYOUT, BLOCKS, PRODUCTS)
+FAMILIES = (*BASIC, FUSED, ORDER, GEMM, UNFUSE, MERGE, MERGE_CONVOLUTIONS, [scale_kernel], SPELL)
 ALL_RULES = [rule for family in FAMILIES for rule in family]
 RULES: dict[str, Rule] = {rule.name: rule for rule in ALL_RULES}
 
@@ -323,6 +326,34 @@ def convolutions() -> Iterator[Case]:
     yield Case("add_before_reshape", X.reshape("batch", 2, 2) + x("batch", 1, 4, name="z").reshape("batch", 2, 2))
 
 
+def loops() -> Iterator[Case]:
+    def block(v: Value, before: int, after: int) -> Value:
+        return ops.pad(v, (0, before), (0, after))
+
+    first, second, third = (x("batch", n, name=name) for n, name in ((1, "f"), (2, "s"), (3, "t")))
+    both = ops.concat([first, second], 1)
+    yield Case("join_padded", block(first, 0, 2) + block(second, 1, 0), both, exact=True)
+    yield Case("join_padded", block(second, 2, 0) + block(first, 1, 2), block(both, 1, 0), exact=True)
+    joined = ops.concat([first, second, third], 1)
+    yield Case("join_padded", block(both, 0, 3) + block(third, 3, 0), joined, exact=True)
+    yield Case("join_padded", block(first, 0, 3) + block(second, 2, 0))
+    yield Case("join_padded", block(second, 0, 1) + block(second, 1, 0))
+    yield Case("join_padded", ops.pad(first, (1, 0), (0, 1)) + ops.pad(first, (0, 1), (1, 0)))
+    yield Case("join_padded", block(first, 1, -1) + block(second, -1, 0))
+    yield Case("join_padded", op("Pad", first, c(1.0), pads=(0, 0, 0, 2)) + block(second, 1, 0))
+    yield Case("join_padded", op("Pad", first, pads=(0, 0, 0, 2), mode="edge") + block(second, 1, 0))
+    yield Case("join_padded", block(first, 0, 2) + block(second, 1, 0), reason="used", also=block(first, 0, 2))
+    rest = x("batch", 3, name="u")
+    yield Case("join_padded_in_sum", rest + block(first, 0, 2) + block(second, 1, 0), rest + both, exact=True)
+    yield Case("join_padded_in_sum", rest + block(first, 0, 2) + block(first, 2, 0))
+    yield Case("join_padded_in_sum", x(3, name="line") + block(first, 0, 2) + block(second, 1, 0), exact=True)
+    yield Case("join_padded_in_sum", x("batch", 1, name="r") + block(first, 0, 2) + block(second, 1, 0))
+    walked = (x("time", "batch", 4, name="xs"), p("W", 1, 6, 4), p("R", 1, 6, 2), p("B", 1, 12))
+    for index, result in enumerate(ops.gru(*walked)):
+        yield Case("spell_recurrent", result, result.operands[0].op.decompose(*walked)[index])  # type: ignore[attr-defined]
+    yield Case("spell_recurrent", ops.scan(lambda h, xt: ([h + xt], []), [X], [x("time", "batch", 4, name="xs")])[0][0])
+
+
 def _numbered(cases: Iterator[Case]) -> Iterator[Case]:
     seen: Counter[str] = Counter()
     for case in cases:
@@ -330,5 +361,5 @@ def _numbered(cases: Iterator[Case]) -> Iterator[Case]:
         seen[case.rule] += 1
 
 
-KINDS = (identities, layout, products, fused, merging, convolutions)
+KINDS = (identities, layout, products, fused, merging, convolutions, loops)
 CASES = list(_numbered(item for kind in KINDS for item in kind()))
