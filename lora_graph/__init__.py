@@ -39,8 +39,10 @@ if TYPE_CHECKING:
         FlattenLayer,
         FullyConnectedLayer,
         GlobalAveragePoolLayer,
+        GRULayer,
         Layer,
         LayerNormalizationLayer,
+        LSTMLayer,
         MaxPoolLayer,
         Sequential,
         compile,  # noqa: A004
@@ -62,8 +64,8 @@ _HOMES = {
     "adapters": "Adapter DyLoRAAdapter LoKrAdapter LoRADropAdapter LoRALayer StandardLoRAAdapter",
     "layers": (
         "AveragePoolLayer BatchNormalizationLayer Context ConvolutionalLayer DenseLayer EmbeddingLayer FlattenLayer "
-        "FullyConnectedLayer GlobalAveragePoolLayer Layer LayerNormalizationLayer MaxPoolLayer Sequential "
-        "compile optimize"
+        "FullyConnectedLayer GRULayer GlobalAveragePoolLayer LSTMLayer Layer LayerNormalizationLayer MaxPoolLayer "
+        "Sequential compile optimize"
     ),
     "onnx": "Session export_onnx load_onnx",
     "train": "SGD Adam AdamW CosineSchedule History LinearSchedule StepSchedule fit train",
@@ -98,9 +100,11 @@ __all__ = [
     "EmbeddingLayer",
     "FlattenLayer",
     "FullyConnectedLayer",
+    "GRULayer",
     "GlobalAveragePoolLayer",
     "Graph",
     "History",
+    "LSTMLayer",
     "Layer",
     "LayerNormalizationLayer",
     "LinearSchedule",

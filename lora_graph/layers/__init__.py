@@ -7,6 +7,7 @@ from lora_graph.layers.embedding import EmbeddingLayer
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.normalization import BatchNormalizationLayer, LayerNormalizationLayer
 from lora_graph.layers.pooling import AveragePoolLayer, FlattenLayer, GlobalAveragePoolLayer, MaxPoolLayer
+from lora_graph.layers.recurrent import GRULayer, LSTMLayer
 from lora_graph.layers.sequential import Sequential
 from lora_graph.layers.trace import Context
 
@@ -19,7 +20,9 @@ __all__ = [
     "EmbeddingLayer",
     "FlattenLayer",
     "FullyConnectedLayer",
+    "GRULayer",
     "GlobalAveragePoolLayer",
+    "LSTMLayer",
     "Layer",
     "LayerNormalizationLayer",
     "MaxPoolLayer",
