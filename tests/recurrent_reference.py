@@ -15,7 +15,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], int, tuple[float, ...]]] = {
     "Relu": (lambda x: np.maximum(0, x), 0, ()),
     "ScaledTanh": (lambda x, a, b: a * np.tanh(b * x), 2, (1.0, 1.0)),
     "Sigmoid": (lambda x: 1 / (1 + np.exp(-x)), 0, ()),
-    "Softplus": (lambda x: np.log(1 + np.exp(x)), 0, ()),
+    "Softplus": (lambda x: np.logaddexp(0, x), 0, ()),
     "Softsign": (lambda x: x / (1 + abs(x)), 0, ()),
     "Tanh": (lambda x: np.tanh(x), 0, ()),
     "ThresholdedRelu": (lambda x, a: np.where(x > a, x, 0), 1, (1.0,)),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from lora_graph.ir.graph import Graph, Note
 from lora_graph.ir.leaves import Project, project
 from lora_graph.ir.value import Value, apply, topological
-from lora_graph.ops.recurrent import Recurrent
+from lora_graph.ops.recurrence import Recurrent
 from lora_graph.ops.scan import Scan
 from lora_graph.rewrite.engine import rewrite
 from lora_graph.rewrite.fold import fold_constants
