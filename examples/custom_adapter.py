@@ -31,7 +31,8 @@ class VeRA(lg.Adapter):
 
     family = "vera"
 
-    def create_branch(self, name: str, in_features: int, out_features: int) -> lg.Layer:
+    def create_branch(self, name: str, site: lg.Site) -> lg.Layer:
+        in_features, out_features = site.in_features, site.out_features
         branch = lg.Layer(input_shape=(in_features,), output_shape=(out_features,), dtype=self.dtype)
         branch.add_parameter("A", self.rng.normal(0, in_features**-0.5, (in_features, self.rank)), trainable=False)
         branch.add_parameter("B", self.rng.normal(0, self.rank**-0.5, (self.rank, out_features)), trainable=False)

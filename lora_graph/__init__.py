@@ -25,8 +25,10 @@ if TYPE_CHECKING:
         Adapter,
         DyLoRAAdapter,
         LoKrAdapter,
+        LoRAConvolution,
         LoRADropAdapter,
         LoRALayer,
+        Site,
         StandardLoRAAdapter,
     )
     from lora_graph.layers import (
@@ -61,7 +63,7 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "adapters": "Adapter DyLoRAAdapter LoKrAdapter LoRADropAdapter LoRALayer StandardLoRAAdapter",
+    "adapters": "Adapter DyLoRAAdapter LoKrAdapter LoRAConvolution LoRADropAdapter LoRALayer Site StandardLoRAAdapter",
     "layers": (
         "AveragePoolLayer BatchNormalizationLayer Context ConvolutionalLayer DenseLayer EmbeddingLayer FlattenLayer "
         "FullyConnectedLayer GRULayer GlobalAveragePoolLayer LSTMLayer Layer LayerNormalizationLayer MaxPoolLayer "
@@ -109,6 +111,7 @@ __all__ = [
     "LayerNormalizationLayer",
     "LinearSchedule",
     "LoKrAdapter",
+    "LoRAConvolution",
     "LoRADropAdapter",
     "LoRALayer",
     "LoadError",
@@ -116,6 +119,7 @@ __all__ = [
     "MergeError",
     "Sequential",
     "Session",
+    "Site",
     "StandardLoRAAdapter",
     "StepSchedule",
     "TensorType",

@@ -1,9 +1,21 @@
 """Adapters: small trainable changes to frozen layers. One family, one file."""
 
 from lora_graph.adapters.adapter import FAMILIES, Adapter
+from lora_graph.adapters.convolution import LoRAConvolution
 from lora_graph.adapters.dylora import DyLoRAAdapter
 from lora_graph.adapters.lokr import LoKrAdapter
 from lora_graph.adapters.lora import LoRALayer, StandardLoRAAdapter
 from lora_graph.adapters.lora_drop import LoRADropAdapter
+from lora_graph.adapters.site import Site
 
-__all__ = ["FAMILIES", "Adapter", "DyLoRAAdapter", "LoKrAdapter", "LoRADropAdapter", "LoRALayer", "StandardLoRAAdapter"]
+__all__ = [
+    "FAMILIES",
+    "Adapter",
+    "DyLoRAAdapter",
+    "LoKrAdapter",
+    "LoRAConvolution",
+    "LoRADropAdapter",
+    "LoRALayer",
+    "Site",
+    "StandardLoRAAdapter",
+]

@@ -33,6 +33,9 @@ class Adapter(Layer):
 
     family: ClassVar[str] = ""
     branch: ClassVar[str] = "lora"
+    convolves: ClassVar[bool] = False
+    """Whether ``create_branch`` makes a convolution where the site has a geometry; the weight of a convolution is
+    otherwise changed as a whole, by ΔW read off the branch."""
 
     def __init_subclass__(cls) -> None:
         if "family" in cls.__dict__:
@@ -54,7 +57,7 @@ class Adapter(Layer):
         self._rank = checks.integer("rank", rank, 1)
         self._alpha = checks.scale("alpha", alpha, self._rank)
         self.site = checks.choice("site", site, ("output", "weight"))
-        sites = [output_site(base_layer)] if site == "output" else weight_sites(base_layer)
+        sites = self._find_sites(base_layer)
         if not sites:
             raise ValueError(f"site='weight': {base_layer.layer_name} multiplies by no weight; use site='output'")
         super().__init__(
@@ -64,8 +67,8 @@ class Adapter(Layer):
         self.add_child("base", base_layer)
         self._sites: dict[str, Site] = dict(zip(_names(self.branch, sites), sites, strict=True))
         for name, place in self._sites.items():
-            self.add_child(name, self.create_branch(name, place.in_features, place.out_features))
-        if site == "output" and not is_affine(base_layer.to_graph()) and weight_uses(base_layer):
+            self.add_child(name, self.create_branch(name, place))
+        if site == "output" and not is_affine(base_layer.to_graph()) and weight_uses(base_layer, self.convolves):
             warnings.warn(
                 f"{_described(base_layer)} is not x W + b, so an adapter beside it cannot be merged into it exactly; "
                 "with site='weight' it can",
@@ -74,8 +77,8 @@ class Adapter(Layer):
 
     # -- what a family defines ------------------------------------------------------------------------------------
 
-    def create_branch(self, name: str, in_features: int, out_features: int) -> Layer:
-        """The layer that holds the adapter's parameters beside one weight ``[in_features, out_features]``."""
+    def create_branch(self, name: str, site: Site) -> Layer:
+        """The layer that holds the adapter's parameters at one place, from ``site.in_features`` to ``out_features``."""
         raise NotImplementedError(f"{type(self).__name__} must implement create_branch")
 
     def delta(self, ctx: Context, name: str, branch: Layer, h: Value) -> Value:
@@ -142,16 +145,21 @@ class Adapter(Layer):
     def _is_guest(self, child: str) -> bool:
         return child == "base"
 
+    def _find_sites(self, base: Layer) -> list[Site]:
+        if self.site == "output":
+            return [output_site(base, self.convolves)]
+        return weight_sites(base, self.convolves)
+
     def build(self, ctx: Context, x: Value) -> Value:
         y = ctx.call(self.base_layer, x)
         deltas = {name: partial(self.delta, ctx, name, branch) for name, branch in self.branches.items()}
         if self.site == "output":
             ((_, delta),) = deltas.items()
-            return y + delta(x)
+            return y + delta(self.base_layer.bypass_input(x))
         weights = {}
         for name, place in self._sites.items():
             assert place.owner is not None
-            weights[ctx.of(place.owner).param(place.weight)] = deltas[name]
+            weights[ctx.of(place.owner).param(place.weight)] = place, deltas[name]
         return inject(ctx, x, y, weights)
 
     def merge_to_original_layer(self, *, allow_inexact: bool = False) -> Layer:
@@ -163,11 +171,13 @@ class Adapter(Layer):
         checks.flag("allow_inexact", allow_inexact)
         if self.site == "weight" or is_affine(self.base_layer.to_graph()):
             return merged_layer(self, self.base_layer)
-        inside = weight_uses(self.base_layer)
+        inside = weight_uses(self.base_layer, self.convolves)
         (outside,) = self._sites.values()
-        widths = [(site.in_features, site.out_features) for site in inside]
-        if widths != [(outside.in_features, outside.out_features)]:
-            raise MergeError(f"{self.base_layer.layer_name} has no linear weight that the delta could go into")
+        if len(inside) != 1 or not inside[0].is_beside(outside):
+            raise MergeError(
+                f"{self.base_layer.layer_name} has no linear weight from its input to its output that the delta could "
+                "go into" + ("; build the adapter with site='weight' to change those inside" if inside else "")
+            )
         if not allow_inexact:
             raise MergeError(
                 f"{_described(self.base_layer)} is not x W + b, so no weight can stand for what is added to its "

@@ -10,12 +10,13 @@ import numpy as np
 
 from lora_graph import checks
 from lora_graph.adapters.adapter import Adapter
-from lora_graph.adapters.lora import LoRALayer, check_rank
+from lora_graph.adapters.lora import low_rank_pair
+from lora_graph.adapters.pair import LowRankPair
+from lora_graph.adapters.site import Site
 from lora_graph.ir.types import Array, tensor
 from lora_graph.ir.value import Value
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.trace import Context
-from lora_graph.ops.shape import unsqueeze
 
 if TYPE_CHECKING:
     from lora_graph.train.loss import Loss
@@ -33,6 +34,7 @@ class DyLoRAAdapter(Adapter):
     """
 
     family = "dylora"
+    convolves = True
 
     def __init__(
         self,
@@ -88,23 +90,22 @@ class DyLoRAAdapter(Adapter):
         """The same as setting ``current_deployment_rank``."""
         self.current_deployment_rank = rank
 
-    def create_branch(self, name: str, in_features: int, out_features: int) -> Layer:
-        check_rank("max_rank", self.rank, in_features, out_features)
-        return LoRALayer(in_features, out_features, self.rank, self.alpha, dtype=self.dtype, rng=self.rng)
+    def create_branch(self, name: str, site: Site) -> Layer:
+        return low_rank_pair(site, "max_rank", self.rank, self.alpha, dtype=self.dtype, rng=self.rng)
 
     def delta(self, ctx: Context, name: str, branch: Layer, h: Value) -> Value:
+        assert isinstance(branch, LowRankPair)
         pair = ctx.of(branch)
         a, b = pair.param("A"), pair.param("B")
         if not ctx.training:
-            rank = self._deployment_rank
-            return (h @ a[:, :rank]) @ b[:rank] * self.scaling
-        # whether each component is within the drawn rank: multiplying by it cuts A, B and both gradients
+            return branch.product(h, *branch.cut(a, b, self._deployment_rank)) * self.scaling
+        # whether each component is within the drawn rank: masking B by it cuts what flows on and both gradients
         within = ctx.draw("rank", tensor(np.bool_, (self.rank,)), self._draw_rank, shared="rank")
-        pair.active("A", unsqueeze(within, 0))
-        pair.active("B", unsqueeze(within, 1))
-        nested = within.astype(self.dtype)
-        scale = self.alpha / nested.sum() if self._per_rank else self.scaling
-        return ((h @ a) * nested) @ b * scale
+        in_a, in_b = branch.masks(within)
+        pair.active("A", in_a)
+        pair.active("B", in_b)
+        scale = self.alpha / within.astype(self.dtype).sum() if self._per_rank else self.scaling
+        return branch.product(h, a, b * in_b.astype(self.dtype)) * scale
 
     @property
     def _per_rank(self) -> bool:

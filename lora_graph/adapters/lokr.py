@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from lora_graph import checks
 from lora_graph.adapters.adapter import Adapter
+from lora_graph.adapters.site import Site
 from lora_graph.ir.types import Array
 from lora_graph.ir.value import Value
 from lora_graph.layers.layer import Layer
@@ -21,23 +22,27 @@ Factors = tuple[tuple[int, int], tuple[int, int]]
 
 
 class KroneckerLayer(Layer):
-    """y = s · x (A ⊗ B)ᵀ with A ``[m, n]``, B ``[p, q]``, n·q = input_size, m·p = output_size.
+    """y = s · x (A ⊗ B)ᵀ with A ``[m, n]``, B ``[p, q, *kernel]``, n·q·∏ kernel = input_size, m·p = output_size.
 
-    With X = x reshaped ``[…, n, q]`` this is s · reshape(A X Bᵀ): A ⊗ B is never built. A ~ N(0, 1/n), B = 0.
+    With X = x reshaped ``[…, n, q·∏ kernel]`` and B as a matrix alike this is s · reshape(A X Bᵀ): A ⊗ B is never
+    built. A ~ N(0, 1/n), B = 0. The kernel is that of a convolution, whose windows are the x.
     """
 
-    def __init__(self, factors: Factors, scaling: float, *, dtype: npt.DTypeLike, rng: checks.Seed):
+    def __init__(
+        self, factors: Factors, kernel: tuple[int, ...], scaling: float, *, dtype: npt.DTypeLike, rng: checks.Seed
+    ):
         (m, n), (p, q) = factors
-        super().__init__(input_shape=(n * q,), output_shape=(m * p,), dtype=dtype, rng=rng)
+        self._width = q * math.prod(kernel)
+        super().__init__(input_shape=(n * self._width,), output_shape=(m * p,), dtype=dtype, rng=rng)
         self.factors = factors
         self.scaling = scaling
         self.add_parameter("A", self.rng.normal(0.0, math.sqrt(1 / n), (m, n)))
-        self.add_parameter("B", np.zeros((p, q)))
+        self.add_parameter("B", np.zeros((p, q, *kernel)))
 
     def build(self, ctx: Context, x: Value) -> Value:
-        (m, n), (p, q) = self.factors
+        (m, n), (p, _) = self.factors
         lead = x.shape[:-1]
-        inner = x.reshape((*lead, n, q)) @ ctx.param("B").T
+        inner = x.reshape((*lead, n, self._width)) @ ctx.param("B").reshape((p, self._width)).T
         return (ctx.param("A") @ inner).reshape((*lead, m * p)) * self.scaling
 
 
@@ -47,6 +52,9 @@ class LoKrAdapter(Adapter):
     n is the largest divisor of the input width that is at most ``rank``, p that of the output width; m = out / p and
     q = in / n. ``factors=((m, n), (p, q))`` sets them otherwise. ``rank`` has no upper bound; where a width has no
     divisor but 1 a warning says so.
+
+    The weight ``[out, in/g, *kernel]`` of a convolution (``site="weight"``) becomes W + s · A ⊗ B with B
+    ``[p, q, *kernel]``; its input width is in/g, whatever the number g of groups.
 
     1000 × 1000 at rank 8 has m = 125, n = 8, p = 8, q = 125 and so 2,000 parameters. (The reference page's example of
     280 parameters does not satisfy n·q = in and belongs to no Kronecker factorization of that layer.)
@@ -67,8 +75,6 @@ class LoKrAdapter(Adapter):
         rng: checks.Seed = None,
     ):
         self._wanted = None if factors is None else _checked(factors)
-        if isinstance(base_layer, Layer) and (len(base_layer.input_shape) != 1 or len(base_layer.output_shape) != 1):
-            raise ValueError(f"LoKr needs a layer of one feature axis in and out, got {base_layer!r}")
         super().__init__(base_layer, rank, alpha, freeze_base_layer, site=site, rng=rng)
 
     @property
@@ -101,20 +107,24 @@ class LoKrAdapter(Adapter):
         assert isinstance(layer, KroneckerLayer)
         return layer
 
-    def create_branch(self, name: str, in_features: int, out_features: int) -> Layer:
-        factors = self._wanted or kronecker_factors(in_features, out_features, self.rank)
+    def _find_sites(self, base: Layer) -> list[Site]:
+        if self.site == "output" and any(isinstance(d, int) for d in (*base.input_shape[:-1], *base.output_shape[:-1])):
+            raise ValueError(f"site='output': LoKr needs a layer of one feature axis in and out, got {base!r}")
+        return super()._find_sites(base)
+
+    def create_branch(self, name: str, site: Site) -> Layer:
+        inner, outer = site.in_features // math.prod(site.kernel), site.out_features
+        factors = self._wanted or kronecker_factors(inner, outer, self.rank)
         (m, n), (p, q) = factors
-        if (m * p, n * q) != (out_features, in_features):
-            raise ValueError(
-                f"factors ((m, n), (p, q)) must have m·p = {out_features} and n·q = {in_features}, got {factors}"
-            )
+        if (m * p, n * q) != (outer, inner):
+            raise ValueError(f"factors ((m, n), (p, q)) must have m·p = {outer} and n·q = {inner}, got {factors}")
         if self._wanted is None and 1 in (n, p):
             warnings.warn(
-                f"at rank {self.rank} a weight [{in_features}, {out_features}] gets the Kronecker factors "
+                f"at rank {self.rank} a weight [{inner}, {outer}] gets the Kronecker factors "
                 f"A [{m}, {n}] and B [{p}, {q}]: a width of which no divisor but 1 is that small is not factored",
                 stacklevel=4,
             )
-        return KroneckerLayer(factors, self.scaling, dtype=self.dtype, rng=self.rng)
+        return KroneckerLayer(factors, site.kernel, self.scaling, dtype=self.dtype, rng=self.rng)
 
     def delta(self, ctx: Context, name: str, branch: Layer, h: Value) -> Value:
         return ctx.call(branch, h)

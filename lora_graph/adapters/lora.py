@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 from lora_graph import checks
 from lora_graph.adapters.adapter import Adapter
+from lora_graph.adapters.convolution import LoRAConvolution
+from lora_graph.adapters.pair import LowRankPair, check_rank
+from lora_graph.adapters.site import Site
 from lora_graph.errors import MergeError
 from lora_graph.ir.types import Array
 from lora_graph.ir.value import Value
@@ -17,23 +20,10 @@ from lora_graph.layers.dense import Activation, activation_of
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.trace import Context
 from lora_graph.ops.activation import identity
+from lora_graph.ops.shape import unsqueeze
 
 
-def check_rank(name: str, rank: int, in_features: int, out_features: int) -> None:
-    """ValueError unless 1 ≤ rank < min(in_features, out_features)."""
-    width = min(in_features, out_features)
-    if width < 2:
-        raise ValueError(
-            f"a weight [{in_features}, {out_features}] is too small for a low-rank pair: "
-            f"{name} must be less than {width}, got {rank}"
-        )
-    if not 1 <= rank < width:
-        raise ValueError(
-            f"{name} must be at least 1 and less than {width} for a weight [{in_features}, {out_features}], got {rank}"
-        )
-
-
-class LoRALayer(Layer):
+class LoRALayer(LowRankPair):
     """y = act(s · (x A) B) with A ``[input_size, rank]``, B ``[rank, output_size]`` and s = alpha / rank.
 
     A ~ N(0, 1/rank) (``init="gaussian"``) or Kaiming-uniform, U(-a, a) with a = 1/√input_size (``init="kaiming"``);
@@ -57,23 +47,21 @@ class LoRALayer(Layer):
     ):
         inner = checks.integer("input_size", input_size, 1)
         outer = checks.integer("output_size", output_size, 1)
-        self._rank = checks.integer("rank", rank)
-        check_rank("rank", self._rank, inner, outer)
+        check_rank("rank", checks.integer("rank", rank), *_limit(inner, outer))
         checks.choice("init", init, ("gaussian", "kaiming"))
-        self._set_up(inner, outer, alpha, activation, dtype=dtype, rng=rng, layer_name=layer_name)
-        shape = (inner, self._rank)
+        self._set_up(inner, outer, rank, alpha, activation, dtype=dtype, rng=rng, layer_name=layer_name)
+        shape = (inner, rank)
         if init == "gaussian":
-            a = self.rng.normal(0.0, math.sqrt(1 / self._rank), shape)
+            a = self.rng.normal(0.0, math.sqrt(1 / rank), shape)
         else:
             a = self.rng.uniform(-math.sqrt(1 / inner), math.sqrt(1 / inner), shape)
         self.add_parameter("A", a)
-        self.add_parameter("B", np.zeros((self._rank, outer)))
+        self.add_parameter("B", np.zeros((rank, outer)))
 
-    def _set_up(self, inner: int, outer: int, alpha: float, activation: Activation, **options: Any) -> None:
+    def _set_up(self, inner: int, outer: int, rank: int, alpha: float, activation: Activation, **options: Any) -> None:
         """All but the matrices; ``options`` are those of every Layer."""
-        self._alpha = checks.scale("alpha", alpha, self._rank)
         self.activation, self._activate = activation_of(activation)
-        super().__init__(input_shape=(inner,), output_shape=(outer,), **options)
+        super().__init__(rank, alpha, input_shape=(inner,), output_shape=(outer,), **options)
 
     @classmethod
     def from_matrices(cls, A: npt.ArrayLike, B: npt.ArrayLike, alpha: float = -1) -> Self:
@@ -83,38 +71,23 @@ class LoRALayer(Layer):
         if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0] or 0 in (*a.shape, *b.shape):
             raise ValueError(f"A [in, rank] and B [rank, out] must share a rank, got {a.shape} and {b.shape}")
         layer = cls.__new__(cls)
-        layer._rank = a.shape[1]
-        layer._set_up(a.shape[0], b.shape[1], alpha, None, dtype=dtype)
+        layer._set_up(a.shape[0], b.shape[1], a.shape[1], alpha, None, dtype=dtype)
         layer.add_parameter("A", a)
         layer.add_parameter("B", b)
         return layer
 
-    @property
-    def rank(self) -> int:
-        """The width between A and B."""
-        return self._rank
+    def product(self, x: Value, a: Value, b: Value) -> Value:
+        return (x @ a) @ b
 
-    @property
-    def alpha(self) -> float:
-        """The numerator of the scale."""
-        return self._alpha
+    def cut(self, a: Value, b: Value, rank: int) -> tuple[Value, Value]:
+        return a[:, :rank], b[:rank]
 
-    @property
-    def scaling(self) -> float:
-        """s = alpha / rank."""
-        return self._alpha / self._rank
+    def masks(self, within: Value) -> tuple[Value, Value]:
+        return unsqueeze(within, 0), unsqueeze(within, 1)
 
     def build(self, ctx: Context, x: Value) -> Value:
-        y: Value = self._activate((x @ ctx.param("A")) @ ctx.param("B") * self.scaling)
+        y: Value = self._activate(super().build(ctx, x))
         return y
-
-    def get_matrix_a(self) -> Array:
-        """A copy of A ``[input_size, rank]``."""
-        return self.get_parameter("A")
-
-    def get_matrix_b(self) -> Array:
-        """A copy of B ``[rank, output_size]``."""
-        return self.get_parameter("B")
 
     def merge_weights(self) -> Array:
         """The weight change s · A B ``[in, out]``; MergeError with a nonlinear activation."""
@@ -124,22 +97,36 @@ class LoRALayer(Layer):
         return product
 
     def get_diagnostics(self) -> dict[str, str]:
-        return {
-            **super().get_diagnostics(),
-            "activation": self.activation,
-            "rank": str(self.rank),
-            "alpha": f"{self.alpha:g}",
-            "scaling": f"{self.scaling:g}",
-        }
+        return {**super().get_diagnostics(), "activation": self.activation}
+
+
+def low_rank_pair(
+    site: Site, name: str, rank: int, alpha: float, *, dtype: npt.DTypeLike, rng: checks.Seed
+) -> LowRankPair:
+    """The pair that fits at ``site``; ValueError naming the argument ``name`` where ``rank`` is too wide for it."""
+    if site.geometry is not None:
+        check_rank(name, rank, *site.geometry.limit)
+        return LoRAConvolution(site.geometry, rank, alpha, dtype=dtype, rng=rng)
+    check_rank(name, rank, *_limit(site.in_features, site.out_features))
+    return LoRALayer(site.in_features, site.out_features, rank, alpha, dtype=dtype, rng=rng)
+
+
+def _limit(in_features: int, out_features: int) -> tuple[int, str]:
+    """The width that a rank must stay below, and what it is the width of."""
+    return min(in_features, out_features), f"a weight [{in_features}, {out_features}]"
 
 
 class StandardLoRAAdapter(Adapter):
-    """y = base(x) + s · (x A) B, or with ``site="weight"`` the same inside the layer: act(x (W + s A B) + b)."""
+    """y = base(x) + s · (x A) B, or with ``site="weight"`` the same inside the layer: act(x (W + s A B) + b).
+
+    Beside a convolution, products are convolutions (see :class:`LoRAConvolution`).
+    """
 
     family = "lora"
+    convolves = True
 
-    def create_branch(self, name: str, in_features: int, out_features: int) -> Layer:
-        return LoRALayer(in_features, out_features, self.rank, self.alpha, dtype=self.dtype, rng=self.rng)
+    def create_branch(self, name: str, site: Site) -> Layer:
+        return low_rank_pair(site, "rank", self.rank, self.alpha, dtype=self.dtype, rng=self.rng)
 
     def delta(self, ctx: Context, name: str, branch: Layer, h: Value) -> Value:
         return ctx.call(branch, h)

@@ -6,7 +6,8 @@ import numpy as np
 
 from lora_graph import checks
 from lora_graph.adapters.adapter import Adapter
-from lora_graph.adapters.lora import LoRALayer
+from lora_graph.adapters.lora import low_rank_pair
+from lora_graph.adapters.site import Site
 from lora_graph.ir.types import Array, TensorType
 from lora_graph.ir.value import Value
 from lora_graph.layers.layer import Layer
@@ -26,6 +27,7 @@ class LoRADropAdapter(Adapter):
     """
 
     family = "lora_drop"
+    convolves = True
 
     def __init__(
         self,
@@ -55,15 +57,16 @@ class LoRADropAdapter(Adapter):
         if seed is not None or rng is None:
             self.rng = masks
 
-    def create_branch(self, name: str, in_features: int, out_features: int) -> Layer:
-        return LoRALayer(in_features, out_features, self.rank, self.alpha, dtype=self.dtype, rng=self.rng)
+    def create_branch(self, name: str, site: Site) -> Layer:
+        return low_rank_pair(site, "rank", self.rank, self.alpha, dtype=self.dtype, rng=self.rng)
 
     def delta(self, ctx: Context, name: str, branch: Layer, h: Value) -> Value:
         change = ctx.call(branch, h)
         if not ctx.training:
             return change if self.inference_scaling == "none" else change * (1 - self.dropout_rate)
-        kept = TensorType(self.dtype, change.shape if self.mask == "element" else change.shape[-1:])
-        return change * ctx.draw(name.replace(self.branch, "mask", 1), kept, self._draw_mask)
+        features, *axes = branch.output_shape
+        shape = change.shape if self.mask == "element" else (features, *(1,) * len(axes))
+        return change * ctx.draw(name.replace(self.branch, "mask", 1), TensorType(self.dtype, shape), self._draw_mask)
 
     def _draw_mask(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         return (rng.random(shape) >= self.dropout_rate) / (1 - self.dropout_rate)

@@ -2,99 +2,186 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import replace as with_fields
 
-from lora_graph.ir.graph import Graph
-from lora_graph.ir.leaves import Parameter
-from lora_graph.ir.types import show
+from lora_graph.adapters.convolution import Geometry
+from lora_graph.ir import dims
+from lora_graph.ir.graph import Graph, replace
+from lora_graph.ir.leaves import Input, Parameter
+from lora_graph.ir.types import show, tensor
 from lora_graph.ir.value import Value, apply, topological
 from lora_graph.layers.layer import Layer
-from lora_graph.layers.trace import Context
+from lora_graph.layers.trace import INPUT, Context
 from lora_graph.ops.arithmetic import Add
-from lora_graph.ops.linalg import MatMul
-from lora_graph.ops.shape import Transpose
+from lora_graph.ops.convolution import Conv
+from lora_graph.ops.linalg import MatMul, eye
+from lora_graph.ops.recurrent import GRU, LSTM, RNN
+from lora_graph.ops.shape import Reshape, Transpose, Unsqueeze
 
 
 @dataclass(frozen=True)
 class Site:
-    """One place for a branch: the widths it maps between and, inside a layer, the weight it stands beside."""
+    """One place for a branch: how many features it maps to how many and, inside a layer, the weight it stands at.
+
+    With a ``geometry`` the branch stands beside a convolution and maps images to images. Where ``changes_weight``, the
+    weight itself becomes W + ΔW, with ΔW read off the branch at the identity; elsewhere what the branch gives is added.
+    """
 
     in_features: int
     out_features: int
+    geometry: Geometry | None = None
+    kernel: tuple[int, ...] = ()
+    """The window of a convolution's weight; ``in_features`` then counts all that lies in one window."""
+    changes_weight: bool = False
+    is_transposed: bool = False
+    """Whether the rows of the weight are outputs."""
     owner: Layer | None = None
     weight: str = ""
     label: str = ""
-    transposed: bool = False
-    """Whether the weight is used as Wᵀ."""
+
+    def is_beside(self, other: Site) -> bool:
+        """Whether a branch that fits there fits here."""
+        ours, theirs = [(site.in_features, site.out_features, site.geometry) for site in (self, other)]
+        return not self.changes_weight and ours == theirs
 
 
-def output_site(base: Layer) -> Site:
-    """Beside ``base`` as a whole: from its last input axis to its last output axis, the axes before being the same."""
-    match base.input_shape, base.output_shape:
+Delta = Callable[[Value], Value]
+"""What a branch adds for the input of its weight."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """Operand ``position`` of an op that is linear in it, up to its shape the parameter ``weight``."""
+
+    op: Conv | MatMul | LSTM | GRU | RNN
+    position: int
+    weight: Value
+    is_transposed: bool
+
+    def site(self, convolves: bool) -> Site:
+        """The place of a branch here; ``convolves`` says whether it may be a convolution."""
+        shape = dims.sizes(self.weight.shape, {})
+        match self.op:
+            case MatMul():
+                inner, outer = shape[::-1] if self.is_transposed else shape
+                return Site(inner, outer, is_transposed=self.is_transposed)
+            case Conv():
+                geometry = Geometry(self.op, shape)
+                beside = geometry if convolves else None
+                return Site(geometry.window, shape[0], beside, geometry.kernel, not convolves, True)
+        return Site(shape[-1], math.prod(shape[:-1]), changes_weight=True, is_transposed=True)
+
+
+def uses(value: Value) -> Iterator[Use]:
+    """The parameters that ``value`` multiplies by: the weight of a product or a convolution, those of a recurrence."""
+    match value.op:
+        case MatMul() if value.operands[1].rank == 2:
+            factor = value.operands[1]
+            is_transposed = isinstance(factor.op, Transpose)
+            found = [Use(value.op, 1, factor.operands[0] if is_transposed else factor, is_transposed)]
+        case Conv():
+            found = [Use(value.op, 1, value.operands[1], True)]
+        case LSTM() | GRU() | RNN():
+            found = [Use(value.op, position, _unwrapped(value.operands[position]), True) for position in (1, 2)]
+        case _:
+            found = []
+    yield from (use for use in found if isinstance(use.weight.op, Parameter) and use.weight.type.is_static)
+
+
+def _unwrapped(weight: Value) -> Value:
+    """The parameter behind axes that were only added."""
+    while isinstance(weight.op, Unsqueeze | Reshape):
+        weight = weight.operands[0]
+    return weight
+
+
+def output_site(base: Layer, convolves: bool) -> Site:
+    """Beside ``base`` as a whole: a convolution of its input, or else its last axis, those before being the same."""
+    x: Value = apply(Input(INPUT, tensor(base.input_dtype, ("batch", *base.input_shape))))
+    match base.bypass_input(x).shape[1:], base.output_shape:
+        case _ if (geometry := _only_convolution(base)) is not None:
+            if convolves:
+                return Site(geometry.window, geometry.out_channels, geometry, geometry.kernel)
+            raise ValueError(f"site='output' beside {base.layer_name} needs a branch that is a convolution")
         case (*before, int(inner)), (*after, int(outer)) if before == after:
             return Site(inner, outer)
     raise ValueError(
-        f"site='output' needs a layer that maps features to features, "
+        f"site='output' needs a layer that maps features to features or is one convolution, "
         f"but {base.layer_name} maps {show(base.input_shape)} to {show(base.output_shape)}"
     )
 
 
-def weight_uses(base: Layer) -> list[Site]:
-    """Every product x W or x Wᵀ with a parameter of ``base``, in order of use; those inside adapters do not count."""
+def _only_convolution(base: Layer) -> Geometry | None:
+    """The geometry of a layer that convolves its input once, and then keeps the size of the image."""
+    graph = base.to_graph()
+    found = [value for value in graph.values if isinstance(value.op, Conv)]
+    if len(found) != 1 or found[0].operands[0] not in graph.inputs or found[0].shape != graph.outputs["y"].shape:
+        return None
+    return next((use.site(True).geometry for use in uses(found[0])), None)
+
+
+def weight_uses(base: Layer, convolves: bool) -> list[Site]:
+    """Every use of a parameter of ``base`` as a linear weight, in order; those inside adapters do not count."""
     places = base.places()
     inside = {layer for owner in places for branch in owner.branches.values() for layer in branch.places()}
     owners = {p.label(name): (layer, name) for layer, p in places.items() if layer not in inside for name in layer.own}
     found = []
-    for value in base.to_graph().values:
-        weight = weight_of(value)
-        if weight is not None and isinstance(weight.op, Parameter) and weight.op.label in owners:
-            label = weight.op.label
-            match value.operands[1].shape:
-                case (int(inner), int(outer)):
-                    found.append(Site(inner, outer, *owners[label], label, weight is not value.operands[1]))
+    for use in (use for value in base.to_graph().values for use in uses(value)):
+        assert isinstance(use.weight.op, Parameter)
+        label = use.weight.op.label
+        if label in owners:
+            owner, name = owners[label]
+            found.append(with_fields(use.site(convolves), owner=owner, weight=name, label=label))
     return found
 
 
-def weight_sites(base: Layer) -> list[Site]:
-    """Every matrix parameter that ``base`` multiplies by, in order of use; ValueError for one used as W and as Wᵀ."""
+def weight_sites(base: Layer, convolves: bool) -> list[Site]:
+    """Every linear weight of ``base`` once, in order of use; ValueError for one that is used in two ways."""
     found: dict[str, Site] = {}
-    for site in weight_uses(base):
+    for site in weight_uses(base, convolves):
         if found.setdefault(site.label, site) != site:
-            raise ValueError(f"site='weight': {base.layer_name} uses {site.label} both as it is and transposed")
+            way = "both as it is and transposed" if site.geometry is None else "in two convolutions that differ"
+            raise ValueError(f"site='weight': {base.layer_name} uses {site.label} {way}")
     return list(found.values())
 
 
-def weight_of(value: Value) -> Value | None:
-    """The parameter W of x W or x Wᵀ, if ``value`` is such a product."""
-    if not isinstance(value.op, MatMul) or value.operands[1].rank != 2:
-        return None
-    factor = value.operands[1]
-    if isinstance(factor.op, Transpose):
-        factor = factor.operands[0]
-    return factor if isinstance(factor.op, Parameter) else None
-
-
 def is_affine(graph: Graph) -> bool:
-    """Whether the output is x W + b, so that a bypass beside it can go into the weight."""
+    """Whether the output is x W + b, a convolution included, so that a bypass beside it can go into the weight."""
     y = graph.outputs["y"]
     if isinstance(y.op, Add):
-        y = next((operand for operand in y.operands if isinstance(operand.op, MatMul)), y)
-    return weight_of(y) is not None and y.operands[0] in graph.inputs
+        y = next((operand for operand in y.operands if isinstance(operand.op, MatMul | Conv)), y)
+    return isinstance(y.op, MatMul | Conv) and any(uses(y)) and y.operands[0] in graph.inputs
 
 
-def inject(ctx: Context, x: Value, y: Value, deltas: Mapping[Value, Callable[[Value], Value]]) -> Value:
-    """``y`` as computed from ``x``, with every product h W of a weight in ``deltas`` replaced by h W + delta(h).
+def inject(ctx: Context, x: Value, y: Value, deltas: Mapping[Value, tuple[Site, Delta]]) -> Value:
+    """``y`` as computed from ``x``, with the weights in ``deltas`` changed: h W becomes h W + delta(h), or h (W + ΔW).
 
     What ``x`` itself was computed from stays as it is, whichever weights are used there.
     """
     new: dict[Value, Value] = {x: x}
     for value in topological([y], stop=new.__contains__):
-        operands = tuple(new[operand] for operand in value.operands)
-        built = value if operands == value.operands else apply(value.op, *operands)
-        weight = weight_of(value)
-        if weight is not None and weight in deltas:
-            built = built + deltas[weight](operands[0])
+        operands = [new[operand] for operand in value.operands]
+        added: list[Delta] = []
+        for use in uses(value):
+            site, delta = deltas.get(use.weight, (None, None))
+            if site is None or delta is None:
+                continue
+            if site.changes_weight:
+                operands[use.position] = _changed(operands[use.position], use.weight, site, delta)
+            else:
+                added.append(delta)
+        built = value if tuple(operands) == value.operands else apply(value.op, *operands)
+        for delta in added:
+            built = built + delta(operands[0])
         ctx.carry(value, built)
         new[value] = built
     return new[y]
+
+
+def _changed(operand: Value, weight: Value, site: Site, delta: Delta) -> Value:
+    """``operand`` with W + ΔW for the parameter W in it, whose rows are outputs."""
+    change = delta(eye(site.in_features, weight.dtype)).T
+    return replace([operand], {weight: weight + change.reshape(weight.shape)})[0]

@@ -14,15 +14,20 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON inste
 
 @click.command(short_help="Train, adapt and export a digit classifier.")
 @click.option(
+    "--model",
+    type=click.Choice(["mlp", "cnn", "lstm"]),
+    default="mlp",
+    show_default=True,
+    help="Dense layers, convolutions, or an LSTM that reads the images row by row.",
+)
+@click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path("exported_models"),
-    show_default=True,
-    help="Where the ONNX files go.",
+    help="Where the ONNX files go.  [default: exported_models, with the model's name below it unless that is mlp]",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything random.")
 @AS_JSON
-def demo(out: Path, seed: int, as_json: bool) -> None:
+def demo(model: str, out: Path | None, seed: int, as_json: bool) -> None:
     """Adapt a digit classifier to a changed task with every adapter, and export it all.
 
     Trains a small network on handwritten digits, turns the digits by 90 degrees and inverts them, freezes the network,
@@ -31,7 +36,7 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
     from lora_graph.cli.demo import run_demo
     from lora_graph.cli.demo_table import print_demo
 
-    result = run_demo(out, seed)
+    result = run_demo(out or Path("exported_models", "" if model == "mlp" else model), seed, model)
     if as_json:
         click.echo(json.dumps(result.to_dict(), indent=2))
     else:

@@ -6,6 +6,7 @@ import copy
 import json
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,13 +16,14 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import lora_graph as lg
+from lora_graph.cli.demo_models import MODELS, DemoModel
 from lora_graph.cli.progress import Stages
 from lora_graph.data import changed_task, split
 from lora_graph.files import atomic_write
 from lora_graph.ir.types import Array
 
-WIDTH, EPOCHS, BATCH = 128, 30, 64
-RANK, MAX_RANK, RANKS, KRONECKER, DROPOUT = 2, 8, (1, 2, 4, 8), 16, 0.1
+EPOCHS, BATCH = 30, 64
+DROPOUT = 0.1
 RATE = 1e-2
 REPEATS = 200
 
@@ -53,6 +55,7 @@ class Row:
 class DemoResult:
     """What the demo found."""
 
+    model: str
     seed: int
     out: str
     original_accuracy: float
@@ -76,62 +79,71 @@ class Task:
         return float((outputs.argmax(axis=-1) == self.held_out_labels).mean())
 
 
-def tasks(seed: int) -> tuple[Task, Task]:
+def tasks(model: DemoModel, seed: int) -> tuple[Task, Task]:
     """The digits as they are, and the digits turned and inverted."""
     train, held_out = split(seed)
-    original = Task(train.images, train.labels, held_out.images, held_out.labels)
-    changed = Task(changed_task(train.images), train.labels, changed_task(held_out.images), held_out.labels)
-    return original, changed
+
+    def task(change: Callable[[Array], Array]) -> Task:
+        images, unseen = (model.images(change(part.images)) for part in (train, held_out))
+        return Task(images, train.labels, unseen, held_out.labels)
+
+    return task(lambda images: images), task(changed_task)
 
 
-def base_network(seed: int) -> lg.Sequential:
-    sizes = [(64, WIDTH, "relu"), (WIDTH, WIDTH, "relu"), (WIDTH, 10, None)]
-    return lg.Sequential([lg.DenseLayer(*size, rng=seed + i) for i, size in enumerate(sizes)])
-
-
-def adapters(seed: int) -> dict[str, Wrap]:
+def adapters(model: DemoModel, seed: int) -> dict[str, Wrap]:
     """How each family is put on a layer; ``site="weight"``, so that merging is exact behind every activation."""
+    rank, ranks, kronecker = model.rank, model.ranks, model.kronecker
     return {
-        "LoRA": lambda base, i: lg.StandardLoRAAdapter(base, RANK, 2 * RANK, site="weight", rng=seed + i),
-        "DyLoRA": lambda base, i: lg.DyLoRAAdapter(base, MAX_RANK, RANKS, 2 * MAX_RANK, site="weight", rng=seed + i),
-        "LoKr": lambda base, i: lg.LoKrAdapter(base, KRONECKER, 2 * KRONECKER, site="weight", rng=seed + i),
+        "LoRA": lambda base, i: lg.StandardLoRAAdapter(base, rank, 2 * rank, site="weight", rng=seed + i),
+        "DyLoRA": lambda base, i: lg.DyLoRAAdapter(base, ranks[-1], ranks, 2 * ranks[-1], site="weight", rng=seed + i),
+        "LoKr": lambda base, i: lg.LoKrAdapter(base, kronecker, 2 * kronecker, site="weight", rng=seed + i),
         "LoRA-drop": lambda base, i: lg.LoRADropAdapter(
-            base, RANK, DROPOUT, 2 * RANK, seed=seed + i, inference_scaling="none", site="weight"
+            base, rank, DROPOUT, 2 * rank, seed=seed + i, inference_scaling="none", site="weight"
         ),
     }
 
 
-def run_demo(out: Path, seed: int = 0) -> DemoResult:
-    """Train, adapt, export and check; write the ONNX files and ``results.json`` to ``out``.
+def adapted(base: lg.Sequential, wrap: Wrap) -> lg.Sequential:
+    """``base`` with an adapter on every layer that has weights."""
+    with warnings.catch_warnings():
+        # that a single input channel cannot be factored is no news here
+        warnings.filterwarnings("ignore", message=".*Kronecker", category=UserWarning)
+        layers = [wrap(layer, i) if layer.own else layer for i, layer in enumerate(base.layers)]
+    return lg.Sequential(layers, input_shape=base.input_shape)
+
+
+def run_demo(out: Path, seed: int = 0, model: str = "mlp") -> DemoResult:
+    """Train, adapt, export and check a network; write the ONNX files and ``results.json`` to ``out``.
 
     BLAS gets one thread: the numbers depend on how many there are, and products this small gain nothing from more.
     """
     with threadpool_limits(1):
-        return _run(out, seed)
+        return _run(out, seed, model)
 
 
-def _run(out: Path, seed: int) -> DemoResult:
+def _run(out: Path, seed: int, name: str) -> DemoResult:
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
-    original, changed = tasks(seed)
-    families = adapters(seed)
+    model = MODELS[name]
+    original, changed = tasks(model, seed)
+    families = adapters(model, seed)
     with Stages(2 + len(families)) as stages:
         stages.begin("training the base network on digits as they are")
-        base = base_network(seed)
-        train(base, original, seed, 1e-3)
+        base = model.build(seed)
+        train(base, original, seed, model.rate)
         stages.begin("fine-tuning everything for the changed task, for comparison")
         full = copy.deepcopy(base)
-        train(full, changed, seed, 1e-3)
+        train(full, changed, seed, model.rate)
         before = changed.accuracy(base.eval().forward(changed.held_out))
         rows = [
             measure("base, unadapted", base, 0, base, changed, before, out / "base"),
             measure("full fine-tuning", full, full.parameter_count, base, changed, before, out / "full"),
         ]
-        for name, wrap in families.items():
-            stages.begin(f"adapting with {name}")
-            rows += adapt(name, wrap, base, changed, before, seed, out)
+        for family, wrap in families.items():
+            stages.begin(f"adapting with {family}")
+            rows += adapt(family, wrap, base, changed, before, seed, out)
     found = original.accuracy(base.forward(original.held_out))
-    result = DemoResult(seed, str(out), found, tuple(rows), time.perf_counter() - started)
+    result = DemoResult(name, seed, str(out), found, tuple(rows), time.perf_counter() - started)
     write_results(result, out / "results.json")
     return result
 
@@ -144,7 +156,7 @@ def train(model: lg.Layer, task: Task, seed: int, rate: float) -> None:
 
 def adapt(name: str, wrap: Wrap, base: lg.Sequential, task: Task, before: float, seed: int, out: Path) -> list[Row]:
     """Adapters of one family on every layer of the frozen base: one row, or for DyLoRA one for each rank."""
-    model = lg.Sequential([wrap(layer, i) for i, layer in enumerate(base.layers)])
+    model = adapted(base, wrap)
     train(model, task, seed, RATE)
     model.eval()
     stem = name.lower().replace("-", "_")
@@ -155,7 +167,7 @@ def adapt(name: str, wrap: Wrap, base: lg.Sequential, task: Task, before: float,
     for rank in layers[0].active_ranks:
         for layer in layers:
             layer.set_deployment_rank(rank)
-        used = model.parameter_count * rank // MAX_RANK
+        used = model.parameter_count * rank // layers[0].max_rank
         rows.append(measure(f"{name} rank {rank}", model, used, base, task, before, out / f"{stem}_rank{rank}"))
     return rows
 
@@ -203,6 +215,6 @@ def latency(path: Path, x: Array) -> float:
 def write_results(result: DemoResult, path: Path) -> None:
     """The part of the result that is the same each time."""
     rows = [{k: v for k, v in asdict(row).items() if k not in ("latency_us", "difference")} for row in result.rows]
-    content = {"seed": result.seed, "original_accuracy": result.original_accuracy, "rows": rows}
+    content = {"model": result.model, "seed": result.seed, "original_accuracy": result.original_accuracy, "rows": rows}
     with atomic_write(path) as file:
         file.write((json.dumps(content, indent=2) + "\n").encode())

@@ -15,7 +15,7 @@ WIDTH = 79
 def print_demo(result: DemoResult) -> None:
     console = Console()
     shown = 8 if console.width >= WIDTH else 5
-    title = "Digits turned by 90° and inverted: accuracy on held-out images"
+    title = f"Digits turned by 90° and inverted: accuracy of the {result.model.upper()} on held-out images"
     table = Table(title=title, title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("model", no_wrap=True)
     for column in ("trained", "share", "before", "after", "max diff", "file", "latency")[: shown - 1]:

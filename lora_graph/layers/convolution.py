@@ -14,10 +14,11 @@ from lora_graph.ir.value import Value, apply
 from lora_graph.layers.dense import Activation, activation_of, glorot
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.pooling import Sizes, kernel_of
-from lora_graph.layers.samples import image_shape, with_one_batch_axis
+from lora_graph.layers.samples import image_shape
 from lora_graph.layers.trace import Context
 from lora_graph.ops.convolution import Conv
 from lora_graph.ops.reduce import softmax
+from lora_graph.ops.shape import with_one_batch_axis
 from lora_graph.ops.windows import per_axis
 
 

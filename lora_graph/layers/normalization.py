@@ -8,9 +8,10 @@ import numpy.typing as npt
 from lora_graph import checks
 from lora_graph.ir.value import Value
 from lora_graph.layers.layer import Layer
-from lora_graph.layers.samples import image_shape, with_one_batch_axis
+from lora_graph.layers.samples import image_shape
 from lora_graph.layers.trace import Context
 from lora_graph.ops.normalization import batch_normalization, batch_statistics, layer_normalization
+from lora_graph.ops.shape import with_one_batch_axis
 
 
 class BatchNormalizationLayer(Layer):

@@ -13,11 +13,11 @@ from lora_graph.ir.dims import product
 from lora_graph.ir.types import tensor
 from lora_graph.ir.value import Value, apply
 from lora_graph.layers.layer import Layer
-from lora_graph.layers.samples import image_shape, with_one_batch_axis
+from lora_graph.layers.samples import image_shape
 from lora_graph.layers.trace import Context
 from lora_graph.ops.pool_windows import Pool
 from lora_graph.ops.pooling import AveragePool, MaxPool, global_average_pool
-from lora_graph.ops.shape import flatten
+from lora_graph.ops.shape import flatten, with_one_batch_axis
 from lora_graph.ops.windows import extent, per_axis
 
 Sizes = int | Sequence[int]

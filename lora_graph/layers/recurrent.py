@@ -11,11 +11,10 @@ import numpy.typing as npt
 from lora_graph import checks
 from lora_graph.ir.value import Value
 from lora_graph.layers.layer import Layer
-from lora_graph.layers.samples import with_one_batch_axis
 from lora_graph.layers.trace import Context
 from lora_graph.ops.recurrence import Recurrent
 from lora_graph.ops.recurrent import GRU, LSTM, gru, lstm
-from lora_graph.ops.shape import squeeze, unsqueeze
+from lora_graph.ops.shape import squeeze, unsqueeze, with_one_batch_axis
 from lora_graph.ops.slice import concat
 
 

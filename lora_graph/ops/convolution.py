@@ -17,6 +17,7 @@ from lora_graph.ops import convolution_parts as parts
 from lora_graph.ops import convolve, windows
 from lora_graph.ops.base import Cotangents
 from lora_graph.ops.convolution_weight import ConvWeightGradient
+from lora_graph.ops.shape import with_one_batch_axis
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,10 +202,12 @@ def conv(
 ) -> Value:
     """The convolution of x ``[N, C, *S]`` with w ``[O, C/group, *K]``, plus b ``[O]``; see :class:`Conv`.
 
-    Attributes are one int, or one for each spatial axis; pads may also be all begins, then all ends.
+    Attributes are one int, or one for each spatial axis; pads may also be all begins, then all ends. There may be no
+    batch axis N, or several.
     """
-    geometry = _geometry(x.rank - 2, strides, pads, dilations)
-    return apply(Conv(*geometry, group), x, w, *(() if b is None else (b,)))
+    axes = w.rank - 2
+    op, rest = Conv(*_geometry(axes, strides, pads, dilations), group), () if b is None else (b,)
+    return with_one_batch_axis(x, axes + 1, lambda images: apply(op, images, w, *rest))
 
 
 def conv_transpose(
@@ -220,12 +223,13 @@ def conv_transpose(
 ) -> Value:
     """The transposed convolution of x ``[N, C, *S]`` with w ``[C, O/group, *K]``, plus b ``[O]``.
 
-    Attributes are given as those of :func:`conv`; see :class:`ConvTranspose`.
+    Attributes and batch axes are those of :func:`conv`; see :class:`ConvTranspose`.
     """
-    axes = x.rank - 2
+    axes = w.rank - 2
     more = windows.per_axis("output_padding", output_padding, axes, least=0)
     op = ConvTranspose(*_geometry(axes, strides, pads, dilations), more, group)
-    return apply(op, x, w, *(() if b is None else (b,)))
+    rest = () if b is None else (b,)
+    return with_one_batch_axis(x, axes + 1, lambda images: apply(op, images, w, *rest))
 
 
 def conv_weight_gradient(

@@ -7,7 +7,7 @@ lowering writes the tensor, computed from Shape nodes where a name occurs in it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -277,6 +277,20 @@ def unsqueeze(x: Value, axes: int | Sequence[int]) -> Value:
     """``x`` with new axes of length 1 at these positions of the result."""
     wanted = (axes,) if isinstance(axes, int) else tuple(axes)
     return apply(Unsqueeze(wanted), x) if wanted else x
+
+
+def with_one_batch_axis(x: Value, sample: int, function: Callable[[Value], Value]) -> Value:
+    """``function(x)`` for a function of ``[batch, *sample]``, where ``x`` may have any axes before its last ``sample``.
+
+    They are folded into one and unfolded again in the result. ValueError for fewer than ``sample`` axes.
+    """
+    if x.rank < sample:
+        raise ValueError(f"a sample has {sample} axes, got {x.type}")
+    lead = x.shape[: x.rank - sample]
+    if len(lead) == 1:
+        return function(x)
+    y = function(x.reshape((dims.product(lead), *x.shape[x.rank - sample :])))
+    return y.reshape((*lead, *y.shape[1:]))
 
 
 def inverse(perm: Sequence[int]) -> tuple[int, ...]:

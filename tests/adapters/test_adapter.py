@@ -85,12 +85,12 @@ def test_every_family_has_a_maker() -> None:
     assert set(MAKERS) == set(FAMILIES)
 
 
-class Flatten(lg.Layer):
+class Zeros(lg.Layer):
     def __init__(self, inner: tuple[int | str, ...], outer: tuple[int | str, ...]) -> None:
         super().__init__(input_shape=inner, output_shape=outer)
 
     def build(self, ctx: lg.Context, x: lg.Value) -> lg.Value:
-        return x
+        return lg.ops.expand(lg.ops.constant(0, x.dtype), (x.shape[0], *self.output_shape))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ class Flatten(lg.Layer):
 )
 def test_a_bypass_needs_features_at_both_ends(inner: tuple[int, ...], outer: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="site='output' needs a layer that maps features to features"):
-        lg.StandardLoRAAdapter(Flatten(inner, outer), 1)
+        lg.StandardLoRAAdapter(Zeros(inner, outer), 1)
 
 
 def test_properties() -> None:
@@ -368,8 +368,8 @@ def vera() -> Iterator[type[lg.Adapter]]:
         family = "vera"
         branch = "vera"
 
-        def create_branch(self, name: str, in_features: int, out_features: int) -> lg.Layer:
-            return Scaled(in_features, self.rank, out_features, self.dtype, self.rng)
+        def create_branch(self, name: str, site: lg.Site) -> lg.Layer:
+            return Scaled(site.in_features, self.rank, site.out_features, self.dtype, self.rng)
 
         def delta(self, ctx: lg.Context, name: str, branch: lg.Layer, h: lg.Value) -> lg.Value:
             return ctx.call(branch, h) * self.scaling
@@ -413,8 +413,8 @@ def test_an_adapter_must_say_what_it_adds() -> None:
         lg.Adapter(dense(), 2)
 
     class Half(lg.Adapter):
-        def create_branch(self, name: str, in_features: int, out_features: int) -> lg.Layer:
-            return Gain(in_features)
+        def create_branch(self, name: str, site: lg.Site) -> lg.Layer:
+            return Gain(site.in_features)
 
     with pytest.raises(NotImplementedError, match="Half must implement delta"):
         Half(dense(), 2).forward(np.ones(6))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,23 @@ def test_the_files_of_the_demo_are_small(result: dict[str, Any]) -> None:
     assert sum(path.stat().st_size for path in written) < 2e6
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["cnn", "lstm"])
+def test_other_networks_are_adapted_alike(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[DemoResult.__module__], "EPOCHS", 10)
+    done = CliRunner().invoke(main, ["demo", "--model", model, "--out", str(tmp_path), "--json"])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    rows = rows_of(result)
+    assert result["original_accuracy"] > 0.85
+    assert rows["base, unadapted"]["after"] < 0.35
+    for name in ("LoRA", "LoKr", "LoRA-drop"):
+        assert rows[name]["after"] > 0.6
+        assert rows[name]["share"] < 0.25
+    assert max(row["difference"] for row in result["rows"]) < 1e-3
+    assert {path.name for path in tmp_path.glob("*.onnx")} == {file for row in result["rows"] for file in row["files"]}
+
+
 def committed_models() -> list[Path]:
     return sorted(COMMITTED.glob("*.onnx"))
 
@@ -96,7 +114,7 @@ def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers(
 ) -> None:
     monkeypatch.setenv("COLUMNS", width)
     row = Row("full fine-tuning", 26122, 1.0, 0.15, 0.953, 2e-6, ("full.onnx",), 105444, 123.4)
-    print_demo(DemoResult(0, "out", 0.981, (row,), 12.0))
+    print_demo(DemoResult("mlp", 0, "out", 0.981, (row,), 12.0))
     printed = capsys.readouterr().out
     assert "…" not in printed
     (line,) = [line for line in printed.splitlines() if "fine-tuning" in line]

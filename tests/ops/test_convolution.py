@@ -103,7 +103,7 @@ X, W = ("batch", 4, 5, 6), (6, 2, 3, 3)
         (X, W, None, {"dilations": (1, 4), "group": 2}, "reaches over 9 does not fit spatial axis 1, which has 6"),
         (X, W, None, {}, "x must have group (1) times as many channels as w: dimension 4 does not equal 2"),
         (X, (5, 2, 3, 3), None, {"group": 2}, "group must divide the outputs, but 5 is no multiple of 2"),
-        (X, (6, 2, 3), None, {"group": 2}, "over 2 spatial axes takes x and w of 4 axes"),
+        (("batch", 4), W, None, {"group": 2}, "a sample has 3 axes, got float32[batch, 4]"),
         ((4, 5), (4, 5), None, {}, "over 0 spatial axes"),
         (X, W, (4,), {"group": 2}, "the bias float32[4] must have one element for each output"),
         (X, W, (6, 1), {"group": 2}, "the bias must be a vector, got float32[6, 1]"),
