@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import harness
+from benchmarks.recurrent import Recurrence
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -101,11 +102,17 @@ class Convolution:
         return Workload(title, {"torch": self.torch, "lora_graph": self.lora_graph}, aim)
 
 
+def recurrent(size: Recurrence, aim: float | None = None) -> Workload:
+    return Workload(size.title, {"torch": size.torch, "lora_graph": size.lora_graph}, aim)
+
+
 WORKLOADS = {
     "convolution": Convolution().workload(aim=1.5),
     "convolution-stride2": Convolution(stride=2).workload(),
     "convolution-depthwise": Convolution(group=64).workload(),
     "convolution-small": Convolution(channels=8, outputs=16, size=8).workload(),
+    "lstm": recurrent(Recurrence(), aim=1.2),
+    "lstm-small": recurrent(Recurrence(inputs=16, hidden=32, steps=28, batch=16)),
 }
 
 
