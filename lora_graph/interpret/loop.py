@@ -1,21 +1,21 @@
-"""The kernel of a Scan: the plan of its body, run once a step on slices of the loop's own arrays."""
+"""The kernel of a Scan: the plan of its body, written out as a Python loop over slices of the loop's own arrays."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 
-from lora_graph.interpret.plan import Plan, Result
+from lora_graph.interpret.plan import Plan
 from lora_graph.interpret.reference import compute
+from lora_graph.interpret.steps import Forget, Return, Tiled, Write
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.leaves import Absent, Constant, Dimension
 from lora_graph.ir.types import Array, TensorType
 from lora_graph.ir.value import Value
 from lora_graph.ops.scan import Scan
-
-Target = tuple[Result, Array, bool]
-"""A result of the body, the array that takes it, and whether that has a place for every step (else for two)."""
 
 
 class Loop:
@@ -30,63 +30,86 @@ class Loop:
         body = op.body
         self.captures = body.inputs[op.carried + op.scanned :]
         self.still = _still(body, self.captures)
-        self.place = {value: f"{i}" for i, value in reversed(list(enumerate(op.results)))}
-        outputs = {name: value for value, name in self.place.items()}
+        self.values = list(dict.fromkeys(op.results))
+        """The different results of a step."""
+        outputs = {str(i): value for i, value in enumerate(self.values)}
         self.plan = Plan(Graph(body.inputs, outputs, name=body.name), self.still, {})
-        at = {value: i for i, value in self.plan.given}
-        self.carries = [at.get(leaf) for leaf in body.inputs[: op.carried]]
-        slices = body.inputs[op.carried : op.carried + op.scanned]
-        self.slices = [(at[leaf], number) for number, leaf in enumerate(slices, op.carried) if leaf in at]
+        self.walk = self._written_out()
 
     def __call__(self, *operands: Array, out: tuple[Array, ...]) -> None:
-        op, runs = self.op, self.plan.runs
-        known: dict[Value, Any] = dict(zip(self.captures, operands[op.carried + op.scanned :], strict=True))
+        op, first = self.op, self.op.carried
+        captured = operands[first + op.scanned :]
+        known: dict[Value, Any] = dict(zip(self.captures, captured, strict=True))
         compute(self.still, known, {})
-        env = self.plan.environment(known)
-        targets, after = self._targets(out)
-        slices = [(position, operands[number]) for position, number in self.slices]
-        carries = list(operands[: op.carried])
-        steps = range(len(operands[op.carried]))
-        for step in reversed(steps) if op.reverse else steps:
-            for position, carry in zip(self.carries, carries, strict=True):
-                if position is not None:
-                    env[position] = carry
-            for position, sequence in slices:
-                env[position] = sequence[step, ...]
-            written = [array[step if whole else step & 1, ...] for _, array, whole in targets]
-            for (result, _, _), target in zip(targets, written, strict=True):
-                for i, shape in result.aliases:
-                    env[i] = target if shape == target.shape else target.reshape(shape)
-            for run in runs:
-                run(env)
-            for (result, _, _), target in zip(targets, written, strict=True):
-                if not result.aliases:
-                    np.copyto(target, env[result.position])
-            carries = [written[i] for i in after]
+        steps = len(operands[first])
+        walked: list[Iterable[Array]] = [_items(sequence, op.reverse) for sequence in operands[first:][: op.scanned]]
+        stacked = dict(zip(op.results[first:], out[first:], strict=True))
+        for value, result in zip(self.values, self.plan.results, strict=True):
+            if value in stacked:
+                walked.append(_items(stacked[value], op.reverse))
+            else:
+                walked.append(cycle([np.empty(result.node.shape, result.node.tensor.dtype) for _ in range(2)]))
+        carries = self.walk(range(steps), self.plan.environment(known), operands[:first], walked)
         for final, carry in zip(out, carries, strict=False):
             np.copyto(final, carry)
-        self._repeat(out)
+        for value, array in zip(op.results[first:], out[first:], strict=True):
+            if array is not stacked[value]:
+                np.copyto(array, stacked[value])
 
-    def _targets(self, out: tuple[Array, ...]) -> tuple[list[Target], list[int]]:
-        """Where each different result goes, and the number of the one that each carry becomes."""
-        stacked = dict(zip(self.op.results[self.op.carried :], out[self.op.carried :], strict=True))
-        numbers: dict[Value, int] = {}
-        targets: list[Target] = []
-        for result in self.plan.results:
-            value = self.op.results[int(result.name)]
-            numbers[value] = len(targets)
-            array = stacked.get(value)
-            shape, dtype = result.node.shape, result.node.tensor.dtype
-            targets.append((result, np.empty((2, *shape), dtype) if array is None else array, array is not None))
-        return targets, [numbers[value] for value in self.op.results[: self.op.carried]]
+    def _written_out(self) -> Callable[..., tuple[Array, ...]]:
+        """The loop as a function, in which the array of node 7 is the variable ``v7`` and its kernel ``k7``.
 
-    def _repeat(self, out: tuple[Array, ...]) -> None:
-        """Fill the arrays of results that are stacked more than once."""
-        pairs = list(zip(self.op.results, out, strict=True))[self.op.carried :]
-        last = dict(pairs)
-        for value, array in pairs:
-            if array is not last[value]:
-                np.copyto(array, last[value])
+        Looking arrays up in an environment would take longer than small products themselves.
+        """
+        op, plan = self.op, self.plan
+        at = {value: f"v{i}" for i, value in plan.given}
+        names: dict[str, Any] = {"copyto": np.copyto}
+        carries = [f"c{i}" for i in range(op.carried)]
+        slices = [at.get(leaf, "_") for leaf in op.body.inputs[op.carried :][: op.scanned]]
+        targets = [f"t{i}" for i in range(len(self.values))]
+        before = [f"{at[leaf]} = {name}" for leaf, name in zip(op.body.inputs, carries, strict=False) if leaf in at]
+        after: list[str] = []
+        for target, result in zip(targets, plan.results, strict=True):
+            before += [
+                f"v{i} = {target}" + ("" if shape == result.node.shape else f".reshape({shape})")
+                for i, shape in result.aliases
+            ]
+            after += [] if result.aliases else [f"copyto({target}, v{result.position})"]
+        after += [f"{c} = t{self.values.index(v)}" for c, v in zip(carries, op.results, strict=False)]
+        inside = [*before, *(line for n, step in enumerate(plan.steps) for line in _lines(step, n, names)), *after]
+        unpacked = "".join(f"{name}, " for name in carries)
+        lines = [
+            "def walk(steps, env, carries, walked):",
+            *(f"    v{i} = env[{i}]" for i in range(len(plan.nodes))),
+            *([f"    {unpacked} = carries"] if carries else []),
+            f"    for _, {', '.join([*slices, *targets])} in zip(steps, *walked):",
+            *(f"        {line}" for line in inside),
+            f"    return ({unpacked})",
+        ]
+        exec("\n".join(lines), names)
+        return names["walk"]  # type: ignore[no-any-return]
+
+
+def _lines(step: Any, number: int, names: dict[str, Any]) -> Iterator[str]:
+    """What ``step`` does, as statements; the objects they refer to are added to ``names``."""
+    match step:
+        case Write() | Return():
+            names[f"k{number}"] = step.kernel
+            operands, result = "".join(f"v{i}, " for i in step.operands), f"v{step.position}"
+            call = f"k{number}({operands}"
+            yield f"{call}out={result})" if isinstance(step, Write) else f"{result} = {call})"
+        case Tiled():
+            names[f"k{number}"] = step.run
+            yield from (f"env[{i}] = v{i}" for i in step.positions)
+            yield f"k{number}(env)"
+        case Forget():
+            yield from (f"v{i} = None" for i in step.positions)
+
+
+def _items(array: Array, reverse: int) -> Iterable[Array]:
+    """What lies along the first axis, as arrays that can be written to."""
+    ordered = array[::-1] if reverse else array
+    return ordered if array.ndim > 1 else [ordered[step, ...] for step in range(len(ordered))]
 
 
 def _still(body: Graph, captures: tuple[Value, ...]) -> list[Value]:

@@ -43,7 +43,7 @@ class Plan:
         self.held = [(i, node.value) for i, node in enumerate(self.nodes) if node.kind is Kind.HELD]
         self.results = [Result(name, self.nodes[i], i, self._aliases(name)) for name, i in listed.outputs.items()]
         self.steps = self._assemble(units, tilings, listed.outputs)
-        self.runs: list[Callable[[Environment], None]] = [step.run for step in self.steps]
+        self._runs: list[Callable[[Environment], None]] = [step.run for step in self.steps]
 
     @property
     def memory(self) -> int:
@@ -83,7 +83,7 @@ class Plan:
             for i, shape in result.aliases:
                 env[i] = own.reshape(shape)
         if hook is None:
-            for run in self.runs:
+            for run in self._runs:
                 run(env)
         else:
             for step in self.steps:

@@ -38,11 +38,12 @@ def getter(positions: Sequence[int]) -> Callable[[Environment], tuple[Any, ...]]
 class _Single:
     """One op, at ``position``."""
 
-    __slots__ = ("get", "kernel", "position", "value")
+    __slots__ = ("get", "kernel", "operands", "position", "value")
 
     def __init__(self, nodes: Sequence[Node], position: int) -> None:
         node = nodes[position]
-        self.kernel, self.get, self.position, self.value = kernel(node), getter(node.operands), position, node.value
+        self.kernel, self.operands, self.position, self.value = kernel(node), node.operands, position, node.value
+        self.get = getter(node.operands)
 
     def run(self, env: Environment) -> None:
         raise NotImplementedError
@@ -90,7 +91,7 @@ class Forget:
 class Tiled:
     """A group of ops, all of them on one tile before the next tile begins."""
 
-    __slots__ = ("calls", "fetch", "tiles")
+    __slots__ = ("calls", "fetch", "positions", "tiles")
 
     def __init__(self, nodes: Sequence[Node], group: Sequence[int], tiling: Tiling, scratch: set[int]) -> None:
         cells: dict[tuple[int, Pattern], int] = {}
@@ -103,7 +104,8 @@ class Tiled:
             node, result = nodes[i], tuple(d == 1 for d in nodes[i].shape)
             operands = [cell(o, pattern) for o, pattern in zip(node.operands, patterns(node, nodes), strict=True)]
             self.calls.append((kernel(node), getter(operands), cell(i, result), node.value))
-        self.fetch = getter([i for i, _ in cells])
+        self.positions = [i for i, _ in cells]
+        self.fetch = getter(self.positions)
         self.tiles = list(tiling.tiles([pattern for _, pattern in cells]))
 
     def run(self, env: Environment) -> None:
