@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_graph.ir.dims import Dim
+from lora_graph.ir.dims import Dim, is_size
 from lora_graph.ir.value import Value
 from lora_graph.ops.arithmetic import Add
 from lora_graph.ops.slice import Concat, Pad, concat, pad
@@ -25,13 +25,15 @@ def join_padded_in_sum(facts: Facts, x: Value, a: Value, b: Value, first: Value,
 
 def _joined(first: Value, second: Value) -> Value | None:
     """``first + second`` as one block, if the block of one begins where that of the other ends."""
+    if first.shape != second.shape:
+        return None
     (a, *more), (b, *others) = first.operands, second.operands
     is_plain = not more and not others and _mode(first) == _mode(second) == "constant"
     differing = [i for i in range(first.rank) if _widths(first, i) != _widths(second, i)]
-    if not is_plain or first.shape != second.shape or len(differing) != 1:
+    if not is_plain or len(differing) != 1:
         return None
     (axis,) = differing
-    if any(isinstance(width, int) and width < 0 for width in (*_widths(first, axis), *_widths(second, axis))):
+    if not all(map(is_size, (*_widths(first, axis), *_widths(second, axis)))):
         return None
     if _widths(second, axis)[0] + b.shape[axis] == _widths(first, axis)[0]:
         first, second, a, b = second, first, b, a

@@ -339,6 +339,7 @@ def loops() -> Iterator[Case]:
     yield Case("join_padded", block(first, 0, 3) + block(second, 2, 0))
     yield Case("join_padded", block(second, 0, 1) + block(second, 1, 0))
     yield Case("join_padded", ops.pad(first, (1, 0), (0, 1)) + ops.pad(first, (0, 1), (1, 0)))
+    yield Case("join_padded", block(x(1, 1, name="o"), 0, 2) + ops.pad(x(1, name="v"), [1], [1]))
     yield Case("join_padded", block(first, 1, -1) + block(second, -1, 0))
     yield Case("join_padded", op("Pad", first, c(1.0), pads=(0, 0, 0, 2)) + block(second, 1, 0))
     yield Case("join_padded", op("Pad", first, pads=(0, 0, 0, 2), mode="edge") + block(second, 1, 0))
