@@ -22,6 +22,7 @@ from lora_graph.version import __version__
 if TYPE_CHECKING:
     from lora_graph import train
     from lora_graph.adapters import (
+        AdaptedModel,
         Adapter,
         DyLoRAAdapter,
         LoKrAdapter,
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
         LoRALayer,
         Site,
         StandardLoRAAdapter,
+        Target,
+        adapt,
     )
     from lora_graph.layers import (
         AveragePoolLayer,
@@ -63,7 +66,10 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "adapters": "Adapter DyLoRAAdapter LoKrAdapter LoRAConvolution LoRADropAdapter LoRALayer Site StandardLoRAAdapter",
+    "adapters": (
+        "AdaptedModel Adapter DyLoRAAdapter LoKrAdapter LoRAConvolution LoRADropAdapter LoRALayer Site "
+        "StandardLoRAAdapter Target adapt"
+    ),
     "layers": (
         "AveragePoolLayer BatchNormalizationLayer Context ConvolutionalLayer DenseLayer EmbeddingLayer FlattenLayer "
         "FullyConnectedLayer GRULayer GlobalAveragePoolLayer LSTMLayer Layer LayerNormalizationLayer MaxPoolLayer "
@@ -91,6 +97,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "AdaptedModel",
     "Adapter",
     "AveragePoolLayer",
     "BatchNormalizationLayer",
@@ -122,10 +129,12 @@ __all__ = [
     "Site",
     "StandardLoRAAdapter",
     "StepSchedule",
+    "Target",
     "TensorType",
     "TrainingError",
     "Value",
     "__version__",
+    "adapt",
     "compile",
     "dim",
     "export_onnx",

@@ -1,5 +1,6 @@
 """Adapters: small trainable changes to frozen layers. One family, one file."""
 
+from lora_graph.adapters.adapted import AdaptedModel, adapt
 from lora_graph.adapters.adapter import FAMILIES, Adapter
 from lora_graph.adapters.convolution import LoRAConvolution
 from lora_graph.adapters.dylora import DyLoRAAdapter
@@ -7,9 +8,11 @@ from lora_graph.adapters.lokr import LoKrAdapter
 from lora_graph.adapters.lora import LoRALayer, StandardLoRAAdapter
 from lora_graph.adapters.lora_drop import LoRADropAdapter
 from lora_graph.adapters.site import Site
+from lora_graph.adapters.targets import Target
 
 __all__ = [
     "FAMILIES",
+    "AdaptedModel",
     "Adapter",
     "DyLoRAAdapter",
     "LoKrAdapter",
@@ -18,4 +21,6 @@ __all__ = [
     "LoRALayer",
     "Site",
     "StandardLoRAAdapter",
+    "Target",
+    "adapt",
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -11,11 +13,14 @@ import numpy as np
 
 from lora_graph import checks
 from lora_graph.adapters.merging import merged_layer
-from lora_graph.adapters.site import Site, inject, is_affine, output_site, weight_sites, weight_uses
+from lora_graph.adapters.site import Delta, Site, inject, is_affine, output_site, weight_sites, weight_uses
 from lora_graph.errors import MergeError
 from lora_graph.ir.value import Value
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.trace import Context
+
+Place = str | Sequence[Site]
+"""Where an adapter goes: ``"output"``, ``"weight"``, or some of the places that :func:`weight_sites` finds."""
 
 FAMILIES: dict[str, type[Adapter]] = {}
 """Every adapter class by the name of its family."""
@@ -48,7 +53,7 @@ class Adapter(Layer):
         alpha: float = -1,
         freeze_base_layer: bool = True,
         *,
-        site: str = "output",
+        site: Place = "output",
         rng: checks.Seed = None,
     ):
         if not isinstance(base_layer, Layer):
@@ -56,10 +61,12 @@ class Adapter(Layer):
         self._freeze_base = checks.flag("freeze_base_layer", freeze_base_layer)
         self._rank = checks.integer("rank", rank, 1)
         self._alpha = checks.scale("alpha", alpha, self._rank)
-        self.site = checks.choice("site", site, ("output", "weight"))
-        sites = self._find_sites(base_layer)
+        given = list(site) if isinstance(site, list | tuple) else None
+        self.site = checks.choice("site", site, ("output", "weight")) if given is None else "weight"
+        sites = self._find_sites(base_layer) if given is None else given
         if not sites:
             raise ValueError(f"site='weight': {base_layer.layer_name} multiplies by no weight; use site='output'")
+        sites = [site if site.rank else replace(site, rank=self._rank, alpha=self._alpha) for site in sites]
         super().__init__(
             input_shape=base_layer.input_shape, output_shape=base_layer.output_shape, dtype=base_layer.dtype, rng=rng
         )
@@ -152,15 +159,19 @@ class Adapter(Layer):
 
     def build(self, ctx: Context, x: Value) -> Value:
         y = ctx.call(self.base_layer, x)
-        deltas = {name: partial(self.delta, ctx, name, branch) for name, branch in self.branches.items()}
-        if self.site == "output":
-            ((_, delta),) = deltas.items()
-            return y + delta(self.base_layer.bypass_input(x))
-        weights = {}
+        if self.site == "weight":
+            return inject(ctx, x, y, {weight: [change] for weight, change in self.changes(ctx).items()})
+        ((name, branch),) = self.branches.items()
+        return y + self.delta(ctx, name, branch, self.base_layer.bypass_input(x))
+
+    def changes(self, ctx: Context) -> dict[Value, tuple[Site, Delta]]:
+        """For each weight of the base that is adapted its place, and what the branch there adds."""
+        found: dict[Value, tuple[Site, Delta]] = {}
         for name, place in self._sites.items():
             assert place.owner is not None
-            weights[ctx.of(place.owner).param(place.weight)] = place, deltas[name]
-        return inject(ctx, x, y, weights)
+            delta = partial(self.delta, ctx, name, self._children[name])
+            found[ctx.of(place.owner).param(place.weight)] = place, delta
+        return found
 
     def merge_to_original_layer(self, *, allow_inexact: bool = False) -> Layer:
         """A new layer of the base's class that computes what this adapter computes in evaluation.

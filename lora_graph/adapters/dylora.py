@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_graph import checks
-from lora_graph.adapters.adapter import Adapter
+from lora_graph.adapters.adapter import Adapter, Place
 from lora_graph.adapters.lora import low_rank_pair
 from lora_graph.adapters.pair import LowRankPair
 from lora_graph.adapters.site import Site
@@ -45,7 +45,7 @@ class DyLoRAAdapter(Adapter):
         freeze_base_layer: bool = True,
         *,
         rank_scaling: str = "max_rank",
-        site: str = "output",
+        site: Place = "output",
         rng: checks.Seed = None,
     ):
         if not isinstance(active_ranks, Sequence | np.ndarray) or isinstance(active_ranks, str):
@@ -91,20 +91,25 @@ class DyLoRAAdapter(Adapter):
         self.current_deployment_rank = rank
 
     def create_branch(self, name: str, site: Site) -> Layer:
-        return low_rank_pair(site, "max_rank", self.rank, self.alpha, dtype=self.dtype, rng=self.rng)
+        if site.rank != self.rank:
+            raise ValueError(
+                f"a DyLoRA adapter has one max_rank, {self.rank}, for all weights; {site.label} got {site.rank}"
+            )
+        return low_rank_pair(site, "max_rank", dtype=self.dtype, rng=self.rng)
 
     def delta(self, ctx: Context, name: str, branch: Layer, h: Value) -> Value:
         assert isinstance(branch, LowRankPair)
         pair = ctx.of(branch)
         a, b = pair.param("A"), pair.param("B")
         if not ctx.training:
-            return branch.product(h, *branch.cut(a, b, self._deployment_rank)) * self.scaling
+            rank = self._deployment_rank
+            return branch.product(h, *branch.cut(a, b, rank)) * (branch.alpha / (rank if self._per_rank else self.rank))
         # whether each component is within the drawn rank: masking B by it cuts what flows on and both gradients
         within = ctx.draw("rank", tensor(np.bool_, (self.rank,)), self._draw_rank, shared="rank")
         in_a, in_b = branch.masks(within)
         pair.active("A", in_a)
         pair.active("B", in_b)
-        scale = self.alpha / within.astype(self.dtype).sum() if self._per_rank else self.scaling
+        scale = branch.alpha / (within.astype(self.dtype).sum() if self._per_rank else float(self.rank))
         return branch.product(h, a, b * in_b.astype(self.dtype)) * scale
 
     @property

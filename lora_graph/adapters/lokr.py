@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_graph import checks
-from lora_graph.adapters.adapter import Adapter
+from lora_graph.adapters.adapter import Adapter, Place
 from lora_graph.adapters.site import Site
 from lora_graph.ir.types import Array
 from lora_graph.ir.value import Value
@@ -71,7 +71,7 @@ class LoKrAdapter(Adapter):
         freeze_base_layer: bool = True,
         *,
         factors: Factors | None = None,
-        site: str = "output",
+        site: Place = "output",
         rng: checks.Seed = None,
     ):
         self._wanted = None if factors is None else _checked(factors)
@@ -114,17 +114,17 @@ class LoKrAdapter(Adapter):
 
     def create_branch(self, name: str, site: Site) -> Layer:
         inner, outer = site.in_features // math.prod(site.kernel), site.out_features
-        factors = self._wanted or kronecker_factors(inner, outer, self.rank)
+        factors = self._wanted or kronecker_factors(inner, outer, site.rank)
         (m, n), (p, q) = factors
         if (m * p, n * q) != (outer, inner):
             raise ValueError(f"factors ((m, n), (p, q)) must have m·p = {outer} and n·q = {inner}, got {factors}")
         if self._wanted is None and 1 in (n, p):
             warnings.warn(
-                f"at rank {self.rank} a weight [{inner}, {outer}] gets the Kronecker factors "
+                f"at rank {site.rank} a weight [{inner}, {outer}] gets the Kronecker factors "
                 f"A [{m}, {n}] and B [{p}, {q}]: a width of which no divisor but 1 is that small is not factored",
                 stacklevel=4,
             )
-        return KroneckerLayer(factors, site.kernel, self.scaling, dtype=self.dtype, rng=self.rng)
+        return KroneckerLayer(factors, site.kernel, site.alpha / site.rank, dtype=self.dtype, rng=self.rng)
 
     def delta(self, ctx: Context, name: str, branch: Layer, h: Value) -> Value:
         return ctx.call(branch, h)

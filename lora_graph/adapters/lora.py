@@ -100,10 +100,9 @@ class LoRALayer(LowRankPair):
         return {**super().get_diagnostics(), "activation": self.activation}
 
 
-def low_rank_pair(
-    site: Site, name: str, rank: int, alpha: float, *, dtype: npt.DTypeLike, rng: checks.Seed
-) -> LowRankPair:
-    """The pair that fits at ``site``; ValueError naming the argument ``name`` where ``rank`` is too wide for it."""
+def low_rank_pair(site: Site, name: str, *, dtype: npt.DTypeLike, rng: checks.Seed) -> LowRankPair:
+    """The pair that fits at ``site``; ValueError naming the argument ``name`` where its rank is too wide."""
+    rank, alpha = site.rank, site.alpha
     if site.geometry is not None:
         check_rank(name, rank, *site.geometry.limit)
         return LoRAConvolution(site.geometry, rank, alpha, dtype=dtype, rng=rng)
@@ -126,7 +125,7 @@ class StandardLoRAAdapter(Adapter):
     convolves = True
 
     def create_branch(self, name: str, site: Site) -> Layer:
-        return low_rank_pair(site, "rank", self.rank, self.alpha, dtype=self.dtype, rng=self.rng)
+        return low_rank_pair(site, "rank", dtype=self.dtype, rng=self.rng)
 
     def delta(self, ctx: Context, name: str, branch: Layer, h: Value) -> Value:
         return ctx.call(branch, h)

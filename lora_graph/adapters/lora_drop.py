@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lora_graph import checks
-from lora_graph.adapters.adapter import Adapter
+from lora_graph.adapters.adapter import Adapter, Place
 from lora_graph.adapters.lora import low_rank_pair
 from lora_graph.adapters.site import Site
 from lora_graph.ir.types import Array, TensorType
@@ -40,7 +40,7 @@ class LoRADropAdapter(Adapter):
         *,
         inference_scaling: str = "documented",
         mask: str = "feature",
-        site: str = "output",
+        site: Place = "output",
         rng: checks.Seed = None,
     ):
         self.dropout_rate = checks.below_one("dropout_rate", dropout_rate)
@@ -58,7 +58,7 @@ class LoRADropAdapter(Adapter):
             self.rng = masks
 
     def create_branch(self, name: str, site: Site) -> Layer:
-        return low_rank_pair(site, "rank", self.rank, self.alpha, dtype=self.dtype, rng=self.rng)
+        return low_rank_pair(site, "rank", dtype=self.dtype, rng=self.rng)
 
     def delta(self, ctx: Context, name: str, branch: Layer, h: Value) -> Value:
         change = ctx.call(branch, h)

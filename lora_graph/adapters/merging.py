@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,28 +10,32 @@ from lora_graph.errors import MergeError
 from lora_graph.interpret import evaluate
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.leaves import Parameter
+from lora_graph.ir.types import Array
 from lora_graph.ir.value import Value
 from lora_graph.layers.layer import Layer
 from lora_graph.ops.shape import Reshape, Transpose, inverse
 from lora_graph.rewrite.pipeline import optimize_graph
 from lora_graph.rewrite.rule import Facts
 
-if TYPE_CHECKING:
-    from lora_graph.adapters.adapter import Adapter
 
-
-def merged_layer(adapter: Adapter, base: Layer) -> Layer:
+def merged_layer(adapter: Layer, base: Layer) -> Layer:
     """A copy of ``base`` whose weights make it compute what ``adapter`` computes in evaluation."""
+    layer = copy.deepcopy(base)
+    layer.assign(merged_arrays(adapter, base))
+    return layer
+
+
+def merged_arrays(adapter: Layer, base: Layer) -> dict[str, Array]:
+    """Those parameters of ``base`` that have to change, by name, for it to compute what ``adapter`` does."""
     merged = optimize_graph(adapter.to_graph(), "merge")
     plain = optimize_graph(base.to_graph(), "merge").graph
     found = solve(plain.outputs["y"], merged.graph.outputs["y"])
     if found is None:
         why = "; ".join(merged.report.reasons) or "its graph does not reduce to that of the base"
         raise MergeError(f"{adapter.layer_name} cannot be merged into {base.layer_name}: {why}")
-    arrays = evaluate(Graph((), found, name="merged weights"), {}, adapter.state)
-    layer = copy.deepcopy(base)
-    layer.assign({name: np.array(array, order="C") for name, array in arrays.items()})
-    return layer
+    changed = {name: value for name, value in found.items() if not isinstance(value.op, Parameter)}
+    arrays = evaluate(Graph((), changed, name="merged weights"), {}, adapter.state)
+    return {name: np.array(array, order="C") for name, array in arrays.items()}
 
 
 def solve(pattern: Value, target: Value) -> dict[str, Value] | None:

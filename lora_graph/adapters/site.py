@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as with_fields
 
@@ -41,6 +41,10 @@ class Site:
     owner: Layer | None = None
     weight: str = ""
     label: str = ""
+    """What the parameter is called in the whole layer."""
+    rank: int = 0
+    """The rank of the branch here, and its alpha: those of the adapter unless it was told otherwise."""
+    alpha: float = 0.0
 
     def is_beside(self, other: Site) -> bool:
         """Whether a branch that fits there fits here."""
@@ -156,7 +160,7 @@ def is_affine(graph: Graph) -> bool:
     return isinstance(y.op, MatMul | Conv) and any(uses(y)) and y.operands[0] in graph.inputs
 
 
-def inject(ctx: Context, x: Value, y: Value, deltas: Mapping[Value, tuple[Site, Delta]]) -> Value:
+def inject(ctx: Context, x: Value, y: Value, deltas: Mapping[Value, Sequence[tuple[Site, Delta]]]) -> Value:
     """``y`` as computed from ``x``, with the weights in ``deltas`` changed: h W becomes h W + delta(h), or h (W + ΔW).
 
     What ``x`` itself was computed from stays as it is, whichever weights are used there.
@@ -166,13 +170,11 @@ def inject(ctx: Context, x: Value, y: Value, deltas: Mapping[Value, tuple[Site, 
         operands = [new[operand] for operand in value.operands]
         added: list[Delta] = []
         for use in uses(value):
-            site, delta = deltas.get(use.weight, (None, None))
-            if site is None or delta is None:
-                continue
-            if site.changes_weight:
-                operands[use.position] = _changed(operands[use.position], use.weight, site, delta)
-            else:
-                added.append(delta)
+            for site, delta in deltas.get(use.weight, ()):
+                if site.changes_weight:
+                    operands[use.position] = _changed(operands[use.position], use.weight, site, delta)
+                else:
+                    added.append(delta)
         built = value if tuple(operands) == value.operands else apply(value.op, *operands)
         for delta in added:
             built = built + delta(operands[0])

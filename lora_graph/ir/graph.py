@@ -49,6 +49,9 @@ class Graph:
     def __hash__(self) -> int:
         return hash((self.inputs, tuple(self.outputs.items())))
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Graph:
+        return self
+
     def __reduce__(self) -> tuple[object, ...]:
         from lora_graph.ir.text import parse, print_graph
 

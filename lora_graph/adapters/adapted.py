@@ -1,0 +1,249 @@
+"""Adapters on a whole model: named sets of them at chosen weights of one frozen base."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from lora_graph import checks
+from lora_graph.adapters.adapter import FAMILIES, Adapter
+from lora_graph.adapters.merging import merged_arrays
+from lora_graph.adapters.site import Delta, Site, inject
+from lora_graph.adapters.targets import ALL_LINEAR, Patterns, Target, choose, matches, targets
+from lora_graph.ir.types import Array
+from lora_graph.ir.value import Value
+from lora_graph.layers.layer import Layer
+from lora_graph.layers.trace import Context
+
+DEFAULT = "default"
+"""What the first adapter of a model is called."""
+
+
+class AdaptedModel(Layer):
+    """y = base(x) with the weights that the active adapters stand at changed: h W + delta(h), or h (W + ΔW).
+
+    Make one with :func:`adapt`. The base is a copy that shares the arrays of the original, which stays as it is. All of
+    it is frozen but what ``unfreeze`` names. Every adapter is a child of its own name, so its parameters are called
+    ``default.lora_fc1_weight.A`` and alike, and those of the base ``base.fc1.weight``.
+    """
+
+    def __init__(self, base: Layer, *, unfreeze: str | Sequence[str] = (), rng: checks.Seed = None):
+        if not isinstance(base, Layer):
+            raise TypeError(f"model must be a Layer, got {base!r}")
+        super().__init__(
+            input_shape=base.input_shape,
+            output_shape=base.output_shape,
+            dtype=base.dtype,
+            rng=rng,
+            layer_name=f"Adapted{base.layer_name}",
+        )
+        self.supports_training = base.supports_training
+        self._base = self.add_child("base", sharing_copy(base))
+        self._adapters: dict[str, Adapter] = {}
+        self._active: tuple[str, ...] = ()
+        self._originals: dict[str, Array] | None = None
+        _train_only(self._base, unfreeze)
+
+    # -- the base and its adapters --------------------------------------------------------------------------------
+
+    @property
+    def base(self) -> Layer:
+        """The model under the adapters."""
+        return self._base
+
+    @property
+    def adapters(self) -> dict[str, Adapter]:
+        """The adapters by name."""
+        return dict(self._adapters)
+
+    @property
+    def active_adapters(self) -> tuple[str, ...]:
+        """The names of the adapters that take part."""
+        return self._active
+
+    @property
+    def branches(self) -> dict[str, Layer]:
+        return dict(self._adapters)
+
+    @property
+    def input_dtype(self) -> Any:
+        return self._base.input_dtype
+
+    def targets(self) -> list[Target]:
+        """Every weight of the base that can be adapted, with its shape."""
+        return targets(self._base)
+
+    def add_adapter(
+        self,
+        name: str = DEFAULT,
+        adapter: str = "lora",
+        *,
+        targets: Patterns = ALL_LINEAR,
+        exclude: Patterns = (),
+        rank: int = 8,
+        alpha: float = -1,
+        rank_pattern: Mapping[str, int] | None = None,
+        alpha_pattern: Mapping[str, float] | None = None,
+        rng: checks.Seed = None,
+        **options: Any,
+    ) -> Adapter:
+        """Put an adapter of the family ``adapter`` at the weights that ``targets`` choose, and make it active.
+
+        ``rank_pattern`` and ``alpha_pattern`` map patterns to the rank and alpha of the weights they match, the first
+        one that matches counting. ``options`` are those of the family, such as ``active_ranks`` and ``dropout_rate``.
+        """
+        if self._originals is not None:
+            raise RuntimeError("the adapters are merged: call unmerge() before adding another")
+        if name in self._children or name in self._slots:
+            raise ValueError(f"there is an adapter or child called {name!r} already")
+        family = FAMILIES[checks.choice("adapter", adapter, list(FAMILIES))]
+        available = _targets(self._base, family.convolves)
+        checks.integer("rank", rank, 1)
+        sites = [
+            _fitted(target, rank, alpha, rank_pattern or {}, alpha_pattern or {})
+            for target in choose(available, targets, exclude)
+        ]
+        made = family(self._base, rank, alpha=alpha, site=sites, rng=rng, **options)
+        self._adapters[name] = self.add_child(name, made)
+        self._active = (*self._active, name)
+        return made
+
+    def set_active(self, *names: str) -> None:
+        """Let exactly these adapters take part; ValueError for one that there is not."""
+        if self._originals is not None:
+            raise RuntimeError("the adapters are merged: call unmerge() first")
+        for name in names:
+            checks.choice("name", name, list(self._adapters))
+        self._active = tuple(dict.fromkeys(names))
+
+    @contextmanager
+    def disable_adapters(self) -> Iterator[None]:
+        """Within the block the model is its base."""
+        before = self._active
+        self.set_active()
+        try:
+            yield
+        finally:
+            self._active = before
+
+    # -- what it computes -----------------------------------------------------------------------------------------
+
+    def _mode_of(self, child: str, training: bool | None) -> bool | None:
+        return False if child == "base" else training
+
+    def build(self, ctx: Context, x: Value) -> Value:
+        y = ctx.call(self._base, x)
+        if self._originals is not None or not self._active:
+            return y
+        deltas: dict[Value, list[tuple[Site, Delta]]] = {}
+        for name in self._active:
+            adapter = self._adapters[name]
+            for weight, change in adapter.changes(ctx.of(adapter)).items():
+                deltas.setdefault(weight, []).append(change)
+        return inject(ctx, x, y, deltas)
+
+    def merge(self) -> None:
+        """Fold the active adapters into the base, until :meth:`unmerge`; after a MergeError all is as it was."""
+        if self._originals is not None:
+            raise RuntimeError("the adapters are merged already")
+        merged = merged_arrays(self, self._base)
+        originals = self._base.state
+        self._base.assign(merged)
+        self._originals = originals
+
+    def unmerge(self) -> None:
+        """Take the adapters out again: the weights of the base are the very arrays from before :meth:`merge`."""
+        if self._originals is None:
+            raise RuntimeError("the adapters are not merged")
+        self._base.assign(self._originals)
+        self._originals = None
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether the active adapters are in the weights."""
+        return self._originals is not None
+
+    def merge_to_base(self) -> Layer:
+        """A layer of the base's class, with arrays of its own, that computes what this model does in evaluation."""
+        layer = copy.deepcopy(self._base)
+        if self._originals is None:
+            layer.assign(merged_arrays(self, self._base))
+        return layer
+
+    def print_trainable_parameters(self) -> None:
+        """Print how many parameters train, of how many."""
+        total = sum(array.size for array in self.state.values())
+        trained = self.parameter_count
+        print(f"{trained:,} of {total:,} parameters train ({trained / total:.4%})")
+
+
+def adapt(
+    model: Layer,
+    adapter: str = "lora",
+    *,
+    targets: Patterns = ALL_LINEAR,
+    exclude: Patterns = (),
+    rank: int = 8,
+    alpha: float = -1,
+    rank_pattern: Mapping[str, int] | None = None,
+    alpha_pattern: Mapping[str, float] | None = None,
+    unfreeze: str | Sequence[str] = (),
+    rng: checks.Seed = None,
+    **options: Any,
+) -> AdaptedModel:
+    """``model`` with an adapter at each of the weights that ``targets`` choose; everything else is frozen.
+
+    ``targets`` and ``exclude`` are names, globs, compiled regular expressions, functions of a :class:`Target`, lists of
+    these, or ``"all-linear"``: every product with a matrix. ``unfreeze`` names parameters of the model that train as
+    well, as names or globs. ``adapter`` is a family; its own ``options`` follow. ValueError for a target or an
+    ``unfreeze`` that matches nothing.
+    """
+    adapted = AdaptedModel(model, unfreeze=unfreeze, rng=rng)
+    adapted.add_adapter(
+        DEFAULT,
+        adapter,
+        targets=targets,
+        exclude=exclude,
+        rank=rank,
+        alpha=alpha,
+        rank_pattern=rank_pattern,
+        alpha_pattern=alpha_pattern,
+        rng=adapted.rng,
+        **options,
+    )
+    return adapted
+
+
+def sharing_copy(layer: Layer) -> Layer:
+    """A copy of ``layer`` whose parameters hold the same arrays; setting one of either leaves the other as it is."""
+    memo = {id(slot.array): slot.array for slot, _ in layer.slots().values()}
+    return copy.deepcopy(layer, memo)
+
+
+def _train_only(base: Layer, names: str | Sequence[str]) -> None:
+    """Let only the parameters train that ``names`` match."""
+    wanted = [names] if isinstance(names, str) else list(names)
+    slots = base.slots()
+    for pattern in wanted:
+        if not any(fnmatchcase(label, pattern) for label in slots):
+            raise ValueError(f"unfreeze: no parameter matches {pattern!r}; there are {', '.join(slots)}")
+    base.unfreeze()
+    for label, (slot, _) in slots.items():
+        slot.trainable = slot.array.dtype.kind == "f" and any(fnmatchcase(label, pattern) for pattern in wanted)
+
+
+def _fitted(target: Target, rank: int, alpha: float, ranks: Mapping[str, int], alphas: Mapping[str, float]) -> Site:
+    """The place with its own rank and alpha; a negative alpha means the rank there."""
+    own = checks.integer("rank_pattern", _first(ranks, target, rank), 1)
+    return replace(target.site, rank=own, alpha=checks.scale("alpha", _first(alphas, target, alpha), own))
+
+
+def _first(patterns: Mapping[str, Any], target: Target, default: Any) -> Any:
+    return next((value for pattern, value in patterns.items() if matches(pattern, target)), default)
+
+
+_targets = targets

@@ -1,0 +1,129 @@
+"""Choosing weights of a whole model by name: globs, module paths, regular expressions, predicates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any
+
+from lora_graph.adapters.site import Site, uses, weight_uses
+from lora_graph.ir.leaves import Parameter
+from lora_graph.ir.types import show
+from lora_graph.layers.layer import Layer
+
+ALL_LINEAR = "all-linear"
+SUFFIXES = (".weight", ".kernel", ".weight_ih", ".weight_hh")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A weight that can be adapted: the parameter ``name``, the module it belongs to, and its place."""
+
+    name: str
+    module: str
+    kind: str
+    """``linear``, ``convolution`` or ``recurrent``."""
+    shape: tuple[int, ...]
+    site: Site
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a pattern may call it."""
+        bare = next((self.name.removesuffix(end) for end in SUFFIXES if self.name.endswith(end)), self.name)
+        return tuple(dict.fromkeys(name for name in (self.name, bare, self.module) if name))
+
+    def __str__(self) -> str:
+        where = f"  in {self.module}" if self.module and self.module not in self.name else ""
+        return f"{self.name} {show(self.shape)} {self.kind}{where}"
+
+
+Pattern = str | re.Pattern[str] | Callable[[Target], bool]
+Patterns = Pattern | Sequence[Pattern]
+
+
+def targets(model: Layer, convolves: bool = True) -> list[Target]:
+    """Every weight of ``model`` that can be adapted, in order of use; ValueError for one that is used in two ways.
+
+    ``convolves`` says whether branches may be convolutions.
+    """
+    found: dict[str, Target] = {}
+    modules = _modules(model)
+    shapes = {label: slot.array.shape for label, (slot, _) in model.slots().items()}
+    for site in weight_uses(model, convolves):
+        kind = "convolution" if site.kernel else "recurrent" if site.changes_weight else "linear"
+        target = Target(site.label, modules.get(site.label, ""), kind, shapes[site.label], site)
+        if found.setdefault(site.label, target).site != site:
+            raise ValueError(f"{model.layer_name} uses {site.label} in two ways, which no single adapter fits")
+    return list(found.values())
+
+
+def choose(available: Sequence[Target], wanted: Patterns, exclude: Patterns = ()) -> list[Target]:
+    """Those of ``available`` that a pattern of ``wanted`` matches and none of ``exclude``.
+
+    A str is a glob where it has one of ``*?[``, else a name or the end of one, behind a dot; ``"all-linear"`` is every
+    matrix product. A compiled regular expression has to match a name as a whole. Names are those of the parameter,
+    with and without ``.weight``, and of its module. ValueError, with the nearest names, for a pattern that matches
+    nothing, or where nothing is left; an ``exclude`` may match nothing.
+    """
+    chosen: dict[str, Target] = {}
+    for pattern in _listed("targets", wanted):
+        matched = [target for target in available if matches(pattern, target)]
+        if not matched:
+            raise ValueError(f"targets: nothing matches {_shown(pattern)}{_nearest(pattern, available)}")
+        chosen.update((target.name, target) for target in matched)
+    left_out = _listed("exclude", exclude)
+    left = [t for t in available if t.name in chosen and not any(matches(pattern, t) for pattern in left_out)]
+    if not left:
+        raise ValueError("exclude leaves nothing of what targets match: " + ", ".join(chosen))
+    return left
+
+
+def matches(pattern: Pattern, target: Target) -> bool:
+    """Whether ``pattern`` is one for ``target``."""
+    if callable(pattern):
+        return bool(pattern(target))
+    if isinstance(pattern, re.Pattern):
+        return any(pattern.fullmatch(name) for name in target.names)
+    if pattern == ALL_LINEAR:
+        return target.kind == "linear"
+    if any(sign in pattern for sign in "*?["):
+        return any(fnmatchcase(name, pattern) for name in target.names)
+    return any(name == pattern or name.endswith(f".{pattern}") for name in target.names)
+
+
+def _listed(name: str, patterns: Patterns) -> list[Pattern]:
+    several = isinstance(patterns, Sequence) and not isinstance(patterns, str)
+    listed: list[Any] = [*patterns] if several else [patterns]  # type: ignore[misc]
+    for pattern in listed:
+        if not isinstance(pattern, str | re.Pattern) and not callable(pattern):
+            raise TypeError(f"{name} must be names, globs, regular expressions or functions, got {pattern!r}")
+    return listed
+
+
+def _nearest(pattern: Pattern, available: Iterable[Target]) -> str:
+    names = list(dict.fromkeys(name for target in available for name in target.names))
+    if not names:
+        return "; the model multiplies by no weight"
+    text = pattern.pattern if isinstance(pattern, re.Pattern) else pattern if isinstance(pattern, str) else ""
+    nearest = get_close_matches(text.strip("*"), names, n=5, cutoff=0.3) or names[:5]
+    return f"; nearest: {', '.join(nearest)}"
+
+
+def _shown(pattern: Pattern) -> str:
+    return repr(pattern.pattern) if isinstance(pattern, re.Pattern) else repr(pattern)
+
+
+def _modules(model: Layer) -> dict[str, str]:
+    """For each parameter the module of the first op that multiplies by it, as the graph notes it."""
+
+    graph = model.to_graph()
+    found: dict[str, str] = {}
+    for value in graph.values:
+        for use in uses(value):
+            note = graph.notes.get(value)
+            if isinstance(use.weight.op, Parameter) and note is not None:
+                found.setdefault(use.weight.op.label, note.scope)
+    return found
