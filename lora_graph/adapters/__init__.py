@@ -1,7 +1,8 @@
 """Adapters: small trainable changes to frozen layers. One family, one file."""
 
-from lora_graph.adapters.adapted import AdaptedModel, adapt
+from lora_graph.adapters.adapted import AdaptedModel
 from lora_graph.adapters.adapter import FAMILIES, Adapter
+from lora_graph.adapters.attach import adapt
 from lora_graph.adapters.convolution import LoRAConvolution
 from lora_graph.adapters.dylora import DyLoRAAdapter
 from lora_graph.adapters.lokr import LoKrAdapter

@@ -7,13 +7,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from lora_graph import checks
 from lora_graph.adapters.adapter import FAMILIES, Adapter
+from lora_graph.adapters.files import (
+    BASE,
+    AdapterConfig,
+    check_tensors,
+    fingerprint,
+    read_adapter,
+    write_adapter,
+)
 from lora_graph.adapters.merging import merged_arrays
 from lora_graph.adapters.site import Delta, Site, inject
 from lora_graph.adapters.targets import ALL_LINEAR, Patterns, Target, choose, matches, targets
+from lora_graph.errors import LoadError
 from lora_graph.ir.types import Array
 from lora_graph.ir.value import Value
 from lora_graph.layers.layer import Layer
@@ -26,7 +36,7 @@ DEFAULT = "default"
 class AdaptedModel(Layer):
     """y = base(x) with the weights that the active adapters stand at changed: h W + delta(h), or h (W + ΔW).
 
-    Make one with :func:`adapt`. The base is a copy that shares the arrays of the original, which stays as it is. All of
+    Make one with :func:`lora_graph.adapt`. The base is a copy that shares the arrays of the original, which stays as it is. All of
     it is frozen but what ``unfreeze`` names. Every adapter is a child of its own name, so its parameters are called
     ``default.lora_fc1_weight.A`` and alike, and those of the base ``base.fc1.weight``.
     """
@@ -44,6 +54,7 @@ class AdaptedModel(Layer):
         self.supports_training = base.supports_training
         self._base = self.add_child("base", sharing_copy(base))
         self._adapters: dict[str, Adapter] = {}
+        self._options: dict[str, dict[str, Any]] = {}
         self._active: tuple[str, ...] = ()
         self._originals: dict[str, Array] | None = None
         _train_only(self._base, unfreeze)
@@ -96,10 +107,7 @@ class AdaptedModel(Layer):
         ``rank_pattern`` and ``alpha_pattern`` map patterns to the rank and alpha of the weights they match, the first
         one that matches counting. ``options`` are those of the family, such as ``active_ranks`` and ``dropout_rate``.
         """
-        if self._originals is not None:
-            raise RuntimeError("the adapters are merged: call unmerge() before adding another")
-        if name in self._children or name in self._slots:
-            raise ValueError(f"there is an adapter or child called {name!r} already")
+        self._check_free(name)
         family = FAMILIES[checks.choice("adapter", adapter, list(FAMILIES))]
         available = _targets(self._base, family.convolves)
         checks.integer("rank", rank, 1)
@@ -108,9 +116,19 @@ class AdaptedModel(Layer):
             for target in choose(available, targets, exclude)
         ]
         made = family(self._base, rank, alpha=alpha, site=sites, rng=rng, **options)
-        self._adapters[name] = self.add_child(name, made)
-        self._active = (*self._active, name)
+        self._register(name, made, options)
         return made
+
+    def _register(self, name: str, adapter: Adapter, options: Mapping[str, Any]) -> None:
+        self._adapters[name] = self.add_child(name, adapter)
+        self._options[name] = dict(options)
+        self._active = (*self._active, name)
+
+    def _check_free(self, name: str) -> None:
+        if self._originals is not None:
+            raise RuntimeError("the adapters are merged: call unmerge() before adding another")
+        if name in self._children:
+            raise ValueError(f"there is an adapter or child called {name!r} already")
 
     def set_active(self, *names: str) -> None:
         """Let exactly these adapters take part; ValueError for one that there is not."""
@@ -129,6 +147,68 @@ class AdaptedModel(Layer):
             yield
         finally:
             self._active = before
+
+    # -- files ----------------------------------------------------------------------------------------------------
+
+    def save_adapter(self, path: str | Path, name: str = DEFAULT) -> None:
+        """Write an adapter to a safetensors file, with how it was made and a fingerprint of the base in its metadata.
+
+        Parameters of the base that train are in the file as well, as ``base.<name>``.
+        """
+        adapter = self._adapters[checks.choice("name", name, list(self._adapters))]
+        base = self._originals or self._base.state
+        trained = [label for label, (_, trains) in self._base.slots().items() if trains]
+        config = AdapterConfig(
+            adapter.family,
+            adapter.rank,
+            float(adapter.alpha),
+            {site.label: (site.rank, float(site.alpha)) for site in adapter.sites},
+            self._options[name],
+            adapter.settings,
+            fingerprint(base, trained),
+        )
+        tensors = {label: array for label, array in adapter.state.items() if not label.startswith(BASE)}
+        write_adapter(path, config, {**tensors, **{BASE + label: base[label] for label in trained}})
+
+    def load_adapter(self, path: str | Path, name: str = DEFAULT) -> Adapter:
+        """Add the adapter of a file that :meth:`save_adapter` wrote, and make it active.
+
+        LoadError for a file that belongs to another base, that is damaged or does not fit; the model is then as it was.
+        """
+        self._check_free(name)
+        config, tensors = read_adapter(path)
+        trained = [label.removeprefix(BASE) for label in tensors if label.startswith(BASE)]
+        if fingerprint(self._base.state, trained) != config.fingerprint:
+            raise LoadError(f"{path}: the adapter was trained on another base than {self._base.layer_name}")
+        try:
+            made = self._remade(config)
+        except (ValueError, TypeError) as error:
+            raise LoadError(f"{path}: {error}") from error
+        slots = self._base.slots()
+        own = {label: array for label, array in made.state.items() if not label.startswith(BASE)}
+        kept = {BASE + label: slots[label][0].array for label in trained if label in slots}
+        check_tensors(path, tensors, {**own, **kept})
+        made.assign({label: tensors[label] for label in own})
+        self._base.assign({label: tensors[BASE + label] for label in trained})
+        for label in trained:
+            slots[label][0].trainable = True
+        self._register(name, made, config.options)
+        return made
+
+    def _remade(self, config: AdapterConfig) -> Adapter:
+        """An adapter made as ``config`` says."""
+        family = FAMILIES[checks.choice("family", config.family, list(FAMILIES))]
+        places = {target.name: target.site for target in _targets(self._base, family.convolves)}
+        unknown = sorted(config.weights.keys() - places.keys())
+        if unknown:
+            raise ValueError(f"the model does not multiply by {', '.join(unknown)}")
+        sites = [replace(places[name], rank=rank, alpha=alpha) for name, (rank, alpha) in config.weights.items()]
+        made = family(self._base, config.rank, alpha=config.alpha, site=sites, **config.options)
+        for setting, value in config.settings.items():
+            if setting not in made.settings:
+                raise ValueError(f"a {config.family} adapter has no setting {setting!r}")
+            setattr(made, setting, value)
+        return made
 
     # -- what it computes -----------------------------------------------------------------------------------------
 
@@ -179,43 +259,6 @@ class AdaptedModel(Layer):
         total = sum(array.size for array in self.state.values())
         trained = self.parameter_count
         print(f"{trained:,} of {total:,} parameters train ({trained / total:.4%})")
-
-
-def adapt(
-    model: Layer,
-    adapter: str = "lora",
-    *,
-    targets: Patterns = ALL_LINEAR,
-    exclude: Patterns = (),
-    rank: int = 8,
-    alpha: float = -1,
-    rank_pattern: Mapping[str, int] | None = None,
-    alpha_pattern: Mapping[str, float] | None = None,
-    unfreeze: str | Sequence[str] = (),
-    rng: checks.Seed = None,
-    **options: Any,
-) -> AdaptedModel:
-    """``model`` with an adapter at each of the weights that ``targets`` choose; everything else is frozen.
-
-    ``targets`` and ``exclude`` are names, globs, compiled regular expressions, functions of a :class:`Target`, lists of
-    these, or ``"all-linear"``: every product with a matrix. ``unfreeze`` names parameters of the model that train as
-    well, as names or globs. ``adapter`` is a family; its own ``options`` follow. ValueError for a target or an
-    ``unfreeze`` that matches nothing.
-    """
-    adapted = AdaptedModel(model, unfreeze=unfreeze, rng=rng)
-    adapted.add_adapter(
-        DEFAULT,
-        adapter,
-        targets=targets,
-        exclude=exclude,
-        rank=rank,
-        alpha=alpha,
-        rank_pattern=rank_pattern,
-        alpha_pattern=alpha_pattern,
-        rng=adapted.rng,
-        **options,
-    )
-    return adapted
 
 
 def sharing_copy(layer: Layer) -> Layer:

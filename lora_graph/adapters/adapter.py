@@ -108,6 +108,16 @@ class Adapter(Layer):
         return {name: self._children[name] for name in self._sites}
 
     @property
+    def sites(self) -> tuple[Site, ...]:
+        """Where the branches stand."""
+        return tuple(self._sites.values())
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What of an adapter can be set once it is made, by the name of the property; files keep it."""
+        return {}
+
+    @property
     def lora_layer(self) -> Layer | tuple[Layer, ...] | None:
         """The low-rank layer; a tuple of them where the base has several weights."""
         found = tuple(self.branches.values())

@@ -86,6 +86,10 @@ class DyLoRAAdapter(Adapter):
             raise ValueError(f"rank must be one of the active ranks {list(self.active_ranks)}, got {rank}")
         self._deployment_rank = chosen
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"current_deployment_rank": self._deployment_rank}
+
     def set_deployment_rank(self, rank: int) -> None:
         """The same as setting ``current_deployment_rank``."""
         self.current_deployment_rank = rank
