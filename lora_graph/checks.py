@@ -104,8 +104,15 @@ def numeric(name: str, value: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} is not an array: {error}") from error
+    if dtype.kind == "b":
+        if array.dtype.kind != "b":
+            raise TypeError(f"{name} must hold bools, got {array.dtype}")
+        return array
     if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
         raise TypeError(f"{name} must be an array of numbers, got {type(value).__name__} of {array.dtype}")
-    if dtype.kind in "iu" and array.dtype.kind == "f":
+    if dtype.kind in "iu" and array.dtype.kind not in "iu":
         raise TypeError(f"{name} must hold integers ({dtype}), got {array.dtype}")
-    return array.astype(dtype, copy=False)
+    cast = array.astype(dtype, copy=False)
+    if dtype.kind in "iu" and cast is not array and not np.array_equal(cast, array):
+        raise ValueError(f"{name} must hold integers that fit {dtype}, got {array.min()} to {array.max()}")
+    return cast

@@ -24,7 +24,7 @@ from lora_graph.adapters.merging import merged_arrays
 from lora_graph.adapters.site import Delta, Site, inject
 from lora_graph.adapters.targets import ALL_LINEAR, Patterns, Target, choose, matches, targets
 from lora_graph.errors import LoadError
-from lora_graph.ir.types import Array
+from lora_graph.ir.types import Array, TensorType
 from lora_graph.ir.value import Value
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.trace import Context
@@ -36,22 +36,23 @@ DEFAULT = "default"
 class AdaptedModel(Layer):
     """y = base(x) with the weights that the active adapters stand at changed: h W + delta(h), or h (W + ΔW).
 
-    Make one with :func:`lora_graph.adapt`. The base is a copy that shares the arrays of the original, which stays as it is. All of
-    it is frozen but what ``unfreeze`` names. Every adapter is a child of its own name, so its parameters are called
-    ``default.lora_fc1_weight.A`` and alike, and those of the base ``base.fc1.weight``.
+    Make one with :func:`lora_graph.adapt`. The base is a copy that shares the arrays of the original, which stays as it
+    is. All of it is frozen but what ``unfreeze`` names. Every adapter is a child of its own name, so its parameters are
+    called ``default.lora_fc1_weight.A`` and alike, and those of the base ``base.fc1.weight``.
     """
 
     def __init__(self, base: Layer, *, unfreeze: str | Sequence[str] = (), rng: checks.Seed = None):
         if not isinstance(base, Layer):
             raise TypeError(f"model must be a Layer, got {base!r}")
         super().__init__(
-            input_shape=base.input_shape,
-            output_shape=base.output_shape,
+            input_shape=base.input_shapes,
+            output_shape=base.output_shapes,
             dtype=base.dtype,
             rng=rng,
             layer_name=f"Adapted{base.layer_name}",
         )
         self.supports_training = base.supports_training
+        self.any_rank = base.any_rank
         self._base = self.add_child("base", sharing_copy(base))
         self._adapters: dict[str, Adapter] = {}
         self._options: dict[str, dict[str, Any]] = {}
@@ -83,6 +84,10 @@ class AdaptedModel(Layer):
     @property
     def input_dtype(self) -> Any:
         return self._base.input_dtype
+
+    @property
+    def inputs(self) -> dict[str, TensorType]:
+        return self._base.inputs
 
     def targets(self) -> list[Target]:
         """Every weight of the base that can be adapted, with its shape."""
@@ -215,7 +220,7 @@ class AdaptedModel(Layer):
     def _mode_of(self, child: str, training: bool | None) -> bool | None:
         return False if child == "base" else training
 
-    def build(self, ctx: Context, x: Value) -> Value:
+    def build(self, ctx: Context, x: Any) -> Any:
         y = ctx.call(self._base, x)
         if self._originals is not None or not self._active:
             return y

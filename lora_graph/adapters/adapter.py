@@ -15,6 +15,7 @@ from lora_graph import checks
 from lora_graph.adapters.merging import merged_layer
 from lora_graph.adapters.site import Delta, Site, inject, is_affine, output_site, weight_sites, weight_uses
 from lora_graph.errors import MergeError
+from lora_graph.ir.types import TensorType
 from lora_graph.ir.value import Value
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.trace import Context
@@ -68,9 +69,10 @@ class Adapter(Layer):
             raise ValueError(f"site='weight': {base_layer.layer_name} multiplies by no weight; use site='output'")
         sites = [site if site.rank else replace(site, rank=self._rank, alpha=self._alpha) for site in sites]
         super().__init__(
-            input_shape=base_layer.input_shape, output_shape=base_layer.output_shape, dtype=base_layer.dtype, rng=rng
+            input_shape=base_layer.input_shapes, output_shape=base_layer.output_shapes, dtype=base_layer.dtype, rng=rng
         )
         self.supports_training = base_layer.supports_training
+        self.any_rank = base_layer.any_rank
         self.add_child("base", base_layer)
         self._sites: dict[str, Site] = dict(zip(_names(self.branch, sites), sites, strict=True))
         for name, place in self._sites.items():
@@ -102,6 +104,10 @@ class Adapter(Layer):
     @property
     def input_dtype(self) -> np.dtype[Any]:
         return self.base_layer.input_dtype
+
+    @property
+    def inputs(self) -> dict[str, TensorType]:
+        return self.base_layer.inputs
 
     @property
     def branches(self) -> dict[str, Layer]:
@@ -167,7 +173,7 @@ class Adapter(Layer):
             return [output_site(base, self.convolves)]
         return weight_sites(base, self.convolves)
 
-    def build(self, ctx: Context, x: Value) -> Value:
+    def build(self, ctx: Context, x: Any) -> Any:
         y = ctx.call(self.base_layer, x)
         if self.site == "weight":
             return inject(ctx, x, y, {weight: [change] for weight, change in self.changes(ctx).items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def merged_arrays(adapter: Layer, base: Layer) -> dict[str, Array]:
     """Those parameters of ``base`` that have to change, by name, for it to compute what ``adapter`` does."""
     merged = optimize_graph(adapter.to_graph(), "merge")
     plain = optimize_graph(base.to_graph(), "merge").graph
-    found = solve(plain.outputs["y"], merged.graph.outputs["y"])
+    found = solve(plain.outputs, merged.graph.outputs)
     if found is None:
         why = "; ".join(merged.report.reasons) or "its graph does not reduce to that of the base"
         raise MergeError(f"{adapter.layer_name} cannot be merged into {base.layer_name}: {why}")
@@ -38,11 +39,14 @@ def merged_arrays(adapter: Layer, base: Layer) -> dict[str, Array]:
     return {name: np.array(array, order="C") for name, array in arrays.items()}
 
 
-def solve(pattern: Value, target: Value) -> dict[str, Value] | None:
-    """What the parameters of ``pattern`` have to be for it to become ``target``; None if nothing does it."""
+def solve(pattern: Mapping[str, Value], target: Mapping[str, Value]) -> dict[str, Value] | None:
+    """What the parameters of ``pattern`` have to be for it to become ``target``; None if nothing does it.
+
+    Both are the outputs of a graph by name.
+    """
     found: dict[str, Value] = {}
     facts = Facts("all")
-    pairs = [(pattern, target)]
+    pairs = [(want, target[name]) for name, want in pattern.items()]
     while pairs:
         want, have = pairs.pop()
         if isinstance(want.op, Parameter):

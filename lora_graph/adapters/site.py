@@ -13,8 +13,9 @@ from lora_graph.ir.graph import Graph, replace
 from lora_graph.ir.leaves import Input, Parameter
 from lora_graph.ir.types import show, tensor
 from lora_graph.ir.value import Value, apply, topological
+from lora_graph.layers.interface import INPUT, each
 from lora_graph.layers.layer import Layer
-from lora_graph.layers.trace import INPUT, Context
+from lora_graph.layers.trace import Context, Given
 from lora_graph.ops.arithmetic import Add
 from lora_graph.ops.convolution import Conv
 from lora_graph.ops.linalg import MatMul, eye
@@ -104,6 +105,8 @@ def _unwrapped(weight: Value) -> Value:
 
 def output_site(base: Layer, convolves: bool) -> Site:
     """Beside ``base`` as a whole: a convolution of its input, or else its last axis, those before being the same."""
+    if len(base.input_shapes) != 1 or len(base.output_shapes) != 1:
+        raise ValueError(f"site='output' needs a layer with one input and one output, got {base!r}; use site='weight'")
     x: Value = apply(Input(INPUT, tensor(base.input_dtype, ("batch", *base.input_shape))))
     match base.bypass_input(x).shape[1:], base.output_shape:
         case _ if (geometry := _only_convolution(base)) is not None:
@@ -122,7 +125,7 @@ def _only_convolution(base: Layer) -> Geometry | None:
     """The geometry of a layer that convolves its input once, and then keeps the size of the image."""
     graph = base.to_graph()
     found = [value for value in graph.values if isinstance(value.op, Conv)]
-    if len(found) != 1 or found[0].operands[0] not in graph.inputs or found[0].shape != graph.outputs["y"].shape:
+    if len(found) != 1 or found[0].operands[0] not in graph.inputs or found[0].shape != _output(graph).shape:
         return None
     return next((use.site(True).geometry for use in uses(found[0])), None)
 
@@ -153,20 +156,29 @@ def weight_sites(base: Layer, convolves: bool) -> list[Site]:
 
 
 def is_affine(graph: Graph) -> bool:
-    """Whether the output is x W + b, a convolution included, so that a bypass beside it can go into the weight."""
-    y = graph.outputs["y"]
+    """Whether the only output is x W + b, a convolution included, so that a bypass can go into the weight."""
+    if len(graph.outputs) != 1:
+        return False
+    y = _output(graph)
     if isinstance(y.op, Add):
         y = next((operand for operand in y.operands if isinstance(operand.op, MatMul | Conv)), y)
     return isinstance(y.op, MatMul | Conv) and any(uses(y)) and y.operands[0] in graph.inputs
 
 
-def inject(ctx: Context, x: Value, y: Value, deltas: Mapping[Value, Sequence[tuple[Site, Delta]]]) -> Value:
+def _output(graph: Graph) -> Value:
+    (y,) = graph.outputs.values()
+    return y
+
+
+def inject(ctx: Context, x: Given, y: Given, deltas: Mapping[Value, Sequence[tuple[Site, Delta]]]) -> Given:
     """``y`` as computed from ``x``, with the weights in ``deltas`` changed: h W becomes h W + delta(h), or h (W + ΔW).
 
-    What ``x`` itself was computed from stays as it is, whichever weights are used there.
+    What ``x`` itself was computed from stays as it is, whichever weights are used there. Either may be several
+    Values by name.
     """
-    new: dict[Value, Value] = {x: x}
-    for value in topological([y], stop=new.__contains__):
+    given, wanted = (list(v.values()) if isinstance(v, Mapping) else [v] for v in (x, y))
+    new: dict[Value, Value] = {leaf: leaf for leaf in given}
+    for value in topological(wanted, stop=new.__contains__):
         operands = [new[operand] for operand in value.operands]
         added: list[Delta] = []
         for use in uses(value):
@@ -180,7 +192,7 @@ def inject(ctx: Context, x: Value, y: Value, deltas: Mapping[Value, Sequence[tup
             built = built + delta(operands[0])
         ctx.carry(value, built)
         new[value] = built
-    return new[y]
+    return each(y, new.__getitem__)
 
 
 def _changed(operand: Value, weight: Value, site: Site, delta: Delta) -> Value:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lora_graph import checks
 from lora_graph.interpret import Program, compile_graph
-from lora_graph.ir.dims import Dim
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.types import Array
+from lora_graph.layers.interface import Axes, alone, by_name, input_types
 from lora_graph.layers.layer import Layer
-from lora_graph.layers.trace import batched
+from lora_graph.layers.trace import trace
 from lora_graph.rewrite.pipeline import PRESETS, Optimized, optimize_graph
 from lora_graph.rewrite.record import Report
+
+Ranks = tuple[int, ...] | None
+"""How many axes each input has."""
 
 _optimized = lru_cache(maxsize=128)(optimize_graph)
 
@@ -28,7 +30,7 @@ def optimize(
     preset: str = "inference",
     *,
     state: Mapping[str, Array] | None = None,
-    input_shape: Sequence[int | str | Dim] | None = None,
+    input_shape: Axes | Mapping[str, Axes] | None = None,
 ) -> tuple[Graph, dict[str, Array], Report]:
     """The graph after the passes of ``preset``, the state that belongs to it, and the report of what was done.
 
@@ -63,43 +65,37 @@ class Compiled:
         self.source = source
         self.preset = preset
         given = source.state if isinstance(source, Layer) else state
+        self._names = list(source.input_shapes) if isinstance(source, Layer) else source.input_names
         self._state = {name: array.copy() for name, array in given.items()}
-        self._ready: dict[int | None, tuple[Program, dict[str, Array]]] = {}
+        self._ready: dict[Ranks, tuple[Program, dict[str, Array]]] = {}
         self.report = self._optimize(None).report
 
-    def _optimize(self, rank: int | None) -> Optimized:
-        """The graph for inputs of ``rank`` axes; None stands for a batch of samples, or for a graph as it is."""
+    def _optimize(self, ranks: Ranks) -> Optimized:
+        """The graph for inputs of so many axes; None stands for a batch of samples, or for a graph as it is."""
         if isinstance(self.source, Graph):
             return _optimized(self.source, self.preset)
-        shape = None if rank is None else batched(self.source.input_shape, rank)
-        return _optimized(self.source.to_graph(shape), self.preset)
+        types = None if ranks is None else input_types(self.source, dict(zip(self._names, ranks, strict=True)))
+        return _optimized(trace(self.source, types, training=False).graph, self.preset)
 
     def __repr__(self) -> str:
         return f"<Compiled: {self.source!r}, preset {self.preset!r}>"
 
-    def __call__(self, x: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> Any:
+    def __call__(self, x: Any) -> Any:
         """The output, or a dict of outputs by name where there are several."""
-        rank = None if isinstance(x, Mapping) or isinstance(self.source, Graph) else np.ndim(x)
-        if rank not in self._ready:
-            optimized = self._optimize(rank)
-            self._ready[rank] = _program(optimized.graph), optimized.state(self._state)
-        program, state = self._ready[rank]
-        results = program.run(x if isinstance(x, Mapping) else {_only_input(program.graph): x}, state)
-        return next(iter(results.values())) if len(results) == 1 else results
+        given = by_name(self._names, x, "input")
+        ranks = None if isinstance(self.source, Graph) else tuple(map(np.ndim, given.values()))
+        if ranks not in self._ready:
+            optimized = self._optimize(ranks)
+            self._ready[ranks] = _program(optimized.graph), optimized.state(self._state)
+        program, state = self._ready[ranks]
+        return alone(program.run(given, state))
 
 
 _program = lru_cache(maxsize=64)(compile_graph)
 
 
-def _only_input(graph: Graph) -> str:
-    names = graph.input_names
-    if len(names) != 1:
-        raise ValueError(f"the graph has the inputs {names}: pass a dict of arrays by name")
-    return names[0]
-
-
 def _graph_and_state(
-    source: Graph | Layer, state: Mapping[str, Array] | None, input_shape: Sequence[int | str | Dim] | None
+    source: Graph | Layer, state: Mapping[str, Array] | None, input_shape: Axes | Mapping[str, Axes] | None
 ) -> tuple[Graph, Mapping[str, Array]]:
     if isinstance(source, Layer):
         return source.to_graph(input_shape), source.state

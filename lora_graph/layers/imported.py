@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from lora_graph.errors import LoadError
-from lora_graph.ir.dims import Dim, plain_name
+from lora_graph.ir.dims import Dim
 from lora_graph.ir.graph import Graph, replace
-from lora_graph.ir.types import Array, show
-from lora_graph.ir.value import Value
+from lora_graph.ir.leaves import Input
+from lora_graph.ir.types import Array, TensorType
+from lora_graph.layers.interface import alone, bind, by_name, ends_in
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.parameters import Slot
 from lora_graph.layers.trace import Context
@@ -26,24 +27,21 @@ _FIELDS = {"path", "family", "rank", "exported_rank", "alpha", "scaling", "site"
 
 
 class ImportedLayer(Layer):
-    """The function that a graph with one input and one output computes, with the graph's parameters as its own.
+    """The function that a graph computes, with the graph's parameters as its own.
 
-    Parameters keep their names and whether they train. ``metadata`` is what the file said of itself, ``adapters`` the
-    adapters among it. A Gemm is taken apart, so that adapters find the product in it; exporting fuses it again.
+    Inputs and outputs keep their names and types, parameters their names and whether they train. ``metadata`` is what
+    the file said of itself, ``adapters`` the adapters among it. A Gemm is taken apart, so that adapters find the
+    product in it; exporting fuses it again.
     """
 
+    any_rank = False
+
     def __init__(self, graph: Graph, state: Mapping[str, Array], metadata: Mapping[str, str] | None = None):
-        if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-            raise LoadError(
-                f"a layer has one input and one output, this model has the inputs {graph.input_names} "
-                f"and the outputs {list(graph.outputs)}"
-            )
-        (source,), (result,) = graph.inputs, graph.outputs.values()
-        if not source.rank or not result.rank:
-            raise LoadError(f"a layer takes and gives batches, this model maps {source.type} to {result.type}")
-        dtype = source.dtype if source.type.is_float else np.dtype(np.float32)
         super().__init__(
-            input_shape=source.shape[1:], output_shape=result.shape[1:], dtype=dtype, layer_name=graph.name
+            input_shape={leaf.op.label: leaf.shape[1:] for leaf in graph.inputs if isinstance(leaf.op, Input)},
+            output_shape={name: value.shape[1:] for name, value in graph.outputs.items()},
+            dtype=_precision(graph),
+            layer_name=graph.name,
         )
         self.metadata = dict(metadata or {})
         self.adapters = read_adapters(self.metadata.get(ADAPTERS, "[]"))
@@ -52,27 +50,44 @@ class ImportedLayer(Layer):
             self._slots[label] = Slot(state[label], label in graph.trainable)
 
     @property
-    def input_dtype(self) -> np.dtype[Any]:
-        return self._graph.inputs[0].dtype
+    def inputs(self) -> dict[str, TensorType]:
+        return dict(zip(self.input_shapes, (leaf.type for leaf in self._graph.inputs), strict=True))
 
-    def build(self, ctx: Context, x: Value) -> Value:
-        (source,), (result,) = self._graph.inputs, self._graph.outputs.values()
-        if x.rank != source.rank:
-            raise ValueError(f"{self.layer_name} takes inputs of shape {show(source.shape)}, got {show(x.shape)}")
+    @property
+    def outputs(self) -> dict[str, TensorType]:
+        return {name: value.type for name, value in self._graph.outputs.items()}
+
+    @property
+    def input_dtype(self) -> np.dtype[Any]:
+        """The dtype of the only input; ValueError where there are several."""
+        return self._sole(self.inputs, "input").dtype
+
+    def build(self, ctx: Context, x: Any) -> Any:
+        given = by_name(list(self.input_shapes), x, "input")
+        leaves = dict(zip(self._graph.inputs, given.values(), strict=True))
         binding: dict[str, Dim] = {}
-        for declared, given in zip(source.shape, x.shape, strict=True):
-            name = plain_name(declared)
-            if name is not None:
-                binding.setdefault(name, given)
-            elif isinstance(declared - given, int) and declared != given:
-                raise ValueError(f"{self.layer_name} takes inputs of shape {show(source.shape)}, got {show(x.shape)}")
-        leaves = {leaf: ctx.param(label) for label, leaf in self._graph.parameters.items()}
-        (y,) = replace([result], {source: x, **leaves}, binding)
-        return y
+        for leaf, value in leaves.items():
+            bind(leaf.shape, value.shape, binding)
+        for leaf, value in leaves.items():
+            if not _fits(leaf.type.substitute(binding), value.type):
+                raise ValueError(f"{self.layer_name} takes {leaf.op.label!r} as {leaf.type}, got {value.type}")  # type: ignore[attr-defined]
+        parameters = {leaf: ctx.param(label) for label, leaf in self._graph.parameters.items()}
+        found = replace(self._graph.outputs.values(), {**leaves, **parameters}, binding)
+        return alone(dict(zip(self._graph.outputs, found, strict=True)))
 
     def get_diagnostics(self) -> dict[str, str]:
         families = ", ".join(f"{a['path'] or 'model'}: {a['family']} rank {a['exported_rank']}" for a in self.adapters)
         return {**super().get_diagnostics(), "form": self.metadata.get(FORM, "foreign"), "adapters": families or "none"}
+
+
+def _precision(graph: Graph) -> np.dtype[Any]:
+    """float32 or float64: that of the first input, output or parameter which is one of them."""
+    kinds = [leaf.dtype for leaf in (*graph.inputs, *graph.outputs.values(), *graph.parameters.values())]
+    return next((kind for kind in kinds if kind in (np.float32, np.float64)), np.dtype(np.float32))
+
+
+def _fits(declared: TensorType, given: TensorType) -> bool:
+    return declared.dtype == given.dtype and declared.rank == given.rank and ends_in(given.shape, declared.shape)
 
 
 def read_adapters(text: str) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_graph import checks
-from lora_graph.ir.dims import Dim, Shape, shape_of
 from lora_graph.ir.graph import Graph
-from lora_graph.ir.types import Array, show
+from lora_graph.ir.types import Array, TensorType
 from lora_graph.ir.value import Value
+from lora_graph.layers.interface import INPUT, OUTPUT, Axes, Interface, alone, described, ports, shaped
 from lora_graph.layers.parameters import Parameters, Slot
 from lora_graph.layers.runner import Runner
 from lora_graph.layers.trace import Context, Place, trace
@@ -23,11 +23,12 @@ from lora_graph.layers.weights import WeightReport, load_into, save_weights
 L = TypeVar("L", bound="Layer")
 
 
-class Layer(Parameters):
+class Layer(Parameters, Interface):
     """A function with parameters, described by the graph that ``build`` makes.
 
     A subclass declares parameters with :meth:`add_parameter`, children with :meth:`add_child`, and implements
-    ``build(ctx, x)``. ``input_shape`` and ``output_shape`` are per-sample shapes; leading axes are batch.
+    ``build(ctx, x)``. ``input_shape`` and ``output_shape`` are per-sample shapes; leading axes are batch. Where
+    they are dicts of shapes by name, the layer has several inputs or outputs, and ``build`` takes or gives a dict.
     """
 
     supports_training: bool = True
@@ -36,14 +37,14 @@ class Layer(Parameters):
     def __init__(
         self,
         *,
-        input_shape: Sequence[int | str | Dim],
-        output_shape: Sequence[int | str | Dim],
+        input_shape: Axes | Mapping[str, Axes],
+        output_shape: Axes | Mapping[str, Axes],
         dtype: npt.DTypeLike = np.float32,
         layer_name: str | None = None,
         rng: checks.Seed = None,
     ):
-        self.input_shape: Shape = shape_of(input_shape)
-        self.output_shape: Shape = shape_of(output_shape)
+        self.input_shapes = ports(input_shape, INPUT)
+        self.output_shapes = ports(output_shape, OUTPUT)
         self.dtype = checks.float_dtype(dtype)
         self.layer_name = layer_name or type(self).__name__
         self.rng = checks.generator(rng)
@@ -53,7 +54,7 @@ class Layer(Parameters):
         self._training = True
         self._runner = Runner(self)
 
-    def build(self, ctx: Context, x: Value) -> Value:
+    def build(self, ctx: Context, x: Any) -> Any:
         """The output for the input ``x``, as a Value. The one method every layer has."""
         raise NotImplementedError(f"{type(self).__name__} must implement build(ctx, x)")
 
@@ -111,11 +112,6 @@ class Layer(Parameters):
     def branches(self) -> dict[str, Layer]:
         """The children that change what others compute: those of an adapter beside its base."""
         return {}
-
-    @property
-    def input_dtype(self) -> np.dtype[Any]:
-        """The dtype inputs are cast to."""
-        return self.dtype
 
     def places(self) -> dict[Layer, Place]:
         """Every layer of the tree with its path, freezing and mode.
@@ -206,17 +202,22 @@ class Layer(Parameters):
 
     # -- running --------------------------------------------------------------------------------------------------
 
-    def forward(self, x: npt.ArrayLike) -> Array:
-        """The output for ``x``, in the current mode; leading axes are batch and kept."""
+    def forward(self, x: Any) -> Any:
+        """The output for ``x``, in the current mode; leading axes are batch and kept.
+
+        A layer with several inputs takes a dict of arrays by name, one with several outputs gives such a dict.
+        """
         if isinstance(x, Value):
             raise TypeError("x is a Value, not an array: inside build, a child is called with ctx.call(child, x)")
         return self._runner.forward(x)
 
     __call__ = forward
 
-    def backward(self, output_gradient: npt.ArrayLike) -> Array:
+    def backward(self, output_gradient: Any) -> Any:
         """The gradient with respect to the last input; keeps the parameter gradients, replacing older ones.
 
+        Where there are several outputs it takes a dict of gradients by name, in which some may be missing; where there
+        are several inputs it gives a dict of the gradients of those that are floats.
         RuntimeError before any forward, or after ``reset_state``.
         """
         return self._runner.backward(output_gradient)
@@ -264,17 +265,22 @@ class Layer(Parameters):
 
     # -- graphs ---------------------------------------------------------------------------------------------------
 
-    def to_graph(self, input_shape: Sequence[int | str | Dim] | None = None) -> Graph:
-        """The evaluation graph, from ``x`` of ``input_shape`` (default ``("batch", *self.input_shape)``) to ``y``."""
-        return trace(self, input_shape, training=False).graph
+    def to_graph(self, input_shape: Axes | Mapping[str, Axes] | None = None) -> Graph:
+        """The evaluation graph, for inputs of ``input_shape`` (by default a batch of samples), from ``x`` to ``y``."""
+        return trace(self, shaped(self, input_shape), training=False).graph
 
-    def export_computation_graph(self, input_nodes: list[Value]) -> Value:
+    @property
+    def outputs(self) -> dict[str, TensorType]:
+        """The types of the outputs for a batch of samples, by name."""
+        return {name: value.type for name, value in self.to_graph().outputs.items()}
+
+    def export_computation_graph(self, input_nodes: list[Value]) -> Any:
         """Append the graph's inputs to the list ``input_nodes`` and return the output Value (evaluation semantics)."""
         if not isinstance(input_nodes, list):
             raise TypeError(f"input_nodes must be a list to append to, got {input_nodes!r}")
         graph = self.to_graph()
         input_nodes.extend(graph.inputs)
-        return graph.outputs["y"]
+        return alone(graph.outputs)
 
     # -- files and reports ----------------------------------------------------------------------------------------
 
@@ -300,8 +306,8 @@ class Layer(Parameters):
         return {
             "layer_type": type(self).__name__,
             "layer_name": self.layer_name,
-            "input_shape": show(self.input_shape),
-            "output_shape": show(self.output_shape),
+            "input_shape": described(self.input_shapes),
+            "output_shape": described(self.output_shapes),
             "dtype": self.dtype.name,
             "total_parameters": str(total),
             "trainable_parameters": str(trainable),
@@ -310,7 +316,7 @@ class Layer(Parameters):
         }
 
     def __repr__(self) -> str:
-        return f"<{self.layer_name}: {show(self.input_shape)} -> {show(self.output_shape)}>"
+        return f"<{self.layer_name}: {described(self.input_shapes)} -> {described(self.output_shapes)}>"
 
     def __str__(self) -> str:
         return tree(self)

@@ -10,8 +10,9 @@ import numpy as np
 from lora_graph.ir.dims import Dim, Shape, names, shape_of
 from lora_graph.ir.types import show
 from lora_graph.ir.value import Value
+from lora_graph.layers.interface import declared_shape, ends_in
 from lora_graph.layers.layer import Layer
-from lora_graph.layers.trace import Context, declared_shape, ends_in
+from lora_graph.layers.trace import Context
 
 
 class Sequential(Layer):

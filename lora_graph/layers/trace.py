@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from lora_graph.ir.dims import Dim, Shape, fits, plain_name, shape_of, sizes, substitute
+from lora_graph.ir.dims import sizes
 from lora_graph.ir.graph import Graph, Note
 from lora_graph.ir.leaves import Input, Parameter
 from lora_graph.ir.types import Array, TensorType, show
 from lora_graph.ir.value import Value, apply, topological
+from lora_graph.layers.interface import alone, by_name, declared_shapes, each, ends_in
 
 if TYPE_CHECKING:
     from lora_graph.layers.layer import Layer
 
-INPUT = "x"
-"""What the one input of a layer is called."""
+Given = Any
+"""A Value, or Values by name for a layer with several inputs or outputs."""
 
 Sampler = Callable[[np.random.Generator, tuple[int, ...]], Array]
 
@@ -60,6 +61,8 @@ class Recorder:
     places: Mapping[Layer, Place]
     training: bool | None
     annotate: bool = True
+    taken: Collection[str] = ()
+    """The names of the inputs, which no draw may have."""
     draws: dict[str, Draw] = field(default_factory=dict)
     inputs: dict[str, Value] = field(default_factory=dict)
     updates: dict[str, Value] = field(default_factory=dict)
@@ -122,8 +125,9 @@ class Context:
         if not self.training:
             raise RuntimeError(f"{self._layer.layer_name}: a graph for evaluation draws nothing; check ctx.training")
         label = self._place.label(name)
-        if label == INPUT or not name or "." in name:
-            raise ValueError(f"a draw is named by a string without dots, other than {INPUT!r}, got {name!r}")
+        if label in self._recorder.taken or not name or "." in name:
+            inputs = ", ".join(map(repr, self._recorder.taken))
+            raise ValueError(f"a draw is named by a string without dots, other than {inputs}, got {name!r}")
         known = self._recorder.draws.setdefault(label, Draw(label, type, sampler, self._layer, shared))
         if known.type != type:
             raise ValueError(f"{self._layer.layer_name} draws {label!r} as {known.type} and as {type}")
@@ -142,11 +146,15 @@ class Context:
         """Only the part of parameter ``name`` where the bool ``mask`` holds takes part in this step."""
         self._recorder.active[self._place.label(name)] = mask
 
-    def call(self, layer: Layer, x: Value) -> Value:
-        """The output of a child layer at ``x``."""
+    @overload
+    def call(self, layer: Layer, x: Value) -> Value: ...
+    @overload
+    def call(self, layer: Layer, x: Given) -> Given: ...
+    def call(self, layer: Layer, x: Given) -> Given:
+        """The output of a child layer at ``x``: a Value, or a dict of Values by name where it has several."""
         if layer not in self._recorder.places:
             raise ValueError(f"{layer.layer_name} is no child of {self._layer.layer_name}: register it with add_child")
-        self._recorder.note(x, self._place.path)
+        each(x, lambda value: self._recorder.note(value, self._place.path))
         return build(layer, self._recorder, x)
 
     def carry(self, old: Value, new: Value) -> None:
@@ -165,76 +173,41 @@ def _parameter(label: str, dtype: np.dtype[Any], shape: tuple[int, ...], trainab
     return apply(Parameter(label, TensorType(dtype, shape), trainable))
 
 
-def build(layer: Layer, recorder: Recorder, x: Value) -> Value:
+def build(layer: Layer, recorder: Recorder, x: Given) -> Given:
     """Run ``layer.build`` and note what it made as belonging to its path.
 
-    TypeError unless it returns a Value, ValueError unless that ends in the shape the layer declares for such an ``x``.
+    TypeError unless it returns a Value (a dict of Values for a layer with several outputs), ValueError unless these end
+    in the shapes that the layer declares for such an ``x``.
     """
-    declared = declared_shape(layer, x.shape)
-    y = layer.build(Context(layer, recorder), x)
-    if not isinstance(y, Value):
-        raise TypeError(f"{layer.layer_name}.build must return a Value, got {y!r}")
-    if not ends_in(y.shape, declared[len(declared) - len(layer.output_shape) :]):
-        raise ValueError(f"{layer.layer_name} is to give {show(layer.output_shape)} but builds {show(y.shape)}")
-    recorder.note(y, recorder.places[layer].path)
+    given = by_name(list(layer.input_shapes), x, "input")
+    # a layer of one rank checks for itself what it is given
+    declared = declared_shapes(layer, {name: v.shape for name, v in given.items()}) if layer.any_rank else {}
+    y = layer.build(Context(layer, recorder), alone(given))
+    built = by_name(list(layer.output_shapes), y, "output")
+    for name, value in built.items():
+        if not isinstance(value, Value):
+            raise TypeError(f"{layer.layer_name}.build must return a Value, got {value!r}")
+        sample = layer.output_shapes[name]
+        if layer.any_rank and not ends_in(value.shape, declared[name][len(declared[name]) - len(sample) :]):
+            raise ValueError(f"{layer.layer_name} is to give {show(sample)} but builds {show(value.shape)}")
+        recorder.note(value, recorder.places[layer].path)
     return y
 
 
 def trace(
     layer: Layer,
-    input_shape: Sequence[int | str | Dim] | None = None,
+    types: Mapping[str, TensorType] | None = None,
     training: bool | None = None,
     *,
     places: Mapping[Layer, Place] | None = None,
     annotate: bool = True,
 ) -> Trace:
-    """The graph of ``layer`` for inputs of ``input_shape``, in its own mode, or in the one that ``training`` sets.
+    """The graph of ``layer`` for inputs of ``types``, in its own mode, or in the one that ``training`` sets.
 
     ``places`` saves walking the tree where that was done already; without ``annotate`` the graph has no notes.
     """
-    shape = shape_of(("batch", *layer.input_shape) if input_shape is None else input_shape)
-    recorder = Recorder(layer.places() if places is None else places, training, annotate)
-    x: Value = apply(Input(INPUT, TensorType(layer.input_dtype, shape)))
-    y = build(layer, recorder, x)
-    graph = Graph((x, *recorder.inputs.values()), {"y": y}, recorder.notes, layer.layer_name)
+    leaves = {name: apply(Input(name, kind)) for name, kind in (layer.inputs if types is None else types).items()}
+    recorder = Recorder(layer.places() if places is None else places, training, annotate, frozenset(leaves))
+    y = by_name(list(layer.output_shapes), build(layer, recorder, alone(leaves)), "output")
+    graph = Graph((*leaves.values(), *recorder.inputs.values()), y, recorder.notes, layer.layer_name)
     return Trace(graph, tuple(recorder.draws.values()), recorder.updates, recorder.active)
-
-
-def declared_shape(layer: Layer, shape: Shape) -> Shape:
-    """The shape that ``layer`` declares to give for inputs of ``shape``; ValueError if it does not take such.
-
-    The names in its declared shapes stand for what flows in there; leading axes are kept.
-    """
-    lead = len(shape) - len(layer.input_shape)
-    binding: dict[str, Dim] = {}
-    for declared, size in zip(layer.input_shape, shape[max(lead, 0) :], strict=False):
-        name = plain_name(declared)
-        if name is not None:
-            binding.setdefault(name, size)
-    if not ends_in(shape, tuple(substitute(size, binding) for size in layer.input_shape)):
-        raise ValueError(f"{layer.layer_name} takes inputs that end in {show(layer.input_shape)}, got {show(shape)}")
-    return (*shape[:lead], *(substitute(size, binding) for size in layer.output_shape))
-
-
-def lead_names(rank: int) -> tuple[str, ...]:
-    """Names for ``rank`` leading axes: batch, then axis1, axis2 …"""
-    return tuple("batch" if i == 0 else f"axis{i}" for i in range(rank))
-
-
-def batched(sample: Shape, rank: int) -> Shape:
-    """The shape of an input of ``rank`` axes that ends in ``sample``."""
-    return (*shape_of(lead_names(rank - len(sample))), *sample)
-
-
-def bind_input(name: str, sample: Shape, shape: Sequence[int]) -> dict[str, int]:
-    """The sizes of all named axes of the input ``name``; ValueError if it does not end in ``sample``."""
-    binding: dict[str, int] = {}
-    if not fits(batched(sample, len(shape)), shape, binding):
-        raise ValueError(f"{name} must end in {show(sample)}, got shape {tuple(shape)}")
-    return binding
-
-
-def ends_in(shape: Shape, sample: Shape) -> bool:
-    """Whether the last axes of ``shape`` can be ``sample``; dimensions that are not known to differ fit."""
-    lead = len(shape) - len(sample)
-    return lead >= 0 and all(a == b or not isinstance(a - b, int) for a, b in zip(shape[lead:], sample, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lora_graph.ir.types import show
+from lora_graph.layers.interface import described
 
 if TYPE_CHECKING:
     from lora_graph.layers.layer import Layer
@@ -19,6 +19,6 @@ def tree(layer: Layer) -> str:
         trained, total = sum(size for size, trains in inside if trains), sum(size for size, _ in inside)
         path = place.path.split(".") if place.path else []
         name = f"{path[-1]}: {part.layer_name}" if path else part.layer_name
-        shapes = f"{show(part.input_shape)} -> {show(part.output_shape)}"
+        shapes = f"{described(part.input_shapes)} -> {described(part.output_shapes)}"
         lines.append(f"{'  ' * len(path)}{name} {shapes}, {trained:,} of {total:,} parameters train")
     return "\n".join(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import onnx
@@ -12,9 +12,9 @@ import onnx
 from lora_graph import checks
 from lora_graph.adapters.adapter import Adapter
 from lora_graph.errors import MergeError
-from lora_graph.ir.dims import Dim
 from lora_graph.ir.value import Value, topological
 from lora_graph.layers.imported import ADAPTERS, FORM, ImportedLayer
+from lora_graph.layers.interface import Axes
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.trace import Place
 from lora_graph.onnx.importer import read_model
@@ -33,9 +33,11 @@ def export_onnx(
     *,
     form: str = "parallel",
     opset: int = 21,
-    input_shape: Sequence[int | str | Dim] | None = None,
+    input_shape: Axes | Mapping[str, Axes] | None = None,
 ) -> onnx.ModelProto:
-    """The evaluation graph of ``layer`` as an ONNX model, from ``x`` to ``y``, written to ``path`` if that is given.
+    """The evaluation graph of ``layer`` as an ONNX model, written to ``path`` if that is given.
+
+    It goes from ``x`` to ``y``, or between the names that a model which was read, or an adapter around it, has already.
 
     ``form="parallel"`` keeps adapters beside their base, with the scale s folded into their matrices (the metadata
     ``lora_graph.adapters`` says into which); ``form="merged"`` folds them into the base, and raises MergeError where

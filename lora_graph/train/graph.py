@@ -64,16 +64,26 @@ class StepGraphs:
 
 
 def step_graphs(
-    traced: Trace, target: Value, loss: Loss, optimizer: Optimizer, clipping: Clipping, accumulated: bool
+    traced: Trace,
+    result: Value,
+    target: Value,
+    loss: Loss,
+    optimizer: Optimizer,
+    clipping: Clipping,
+    accumulated: bool,
 ) -> StepGraphs:
-    """The graphs that train what ``traced`` computes to meet ``target``."""
-    value = loss_of(loss, traced.graph.outputs["y"], target)
-    parameters = traced.graph.trainable
+    """The graphs that train ``result``, one of the outputs of ``traced``, to meet ``target``."""
+    value = loss_of(loss, result, target)
+    parameters = Graph((), {"result": result}).trainable
     if not parameters:
         raise ValueError("nothing to train: the output depends on no parameter that trains")
-    taken = {*RESERVED} & {*traced.graph.parameters, *traced.updates}
-    if taken:
-        raise ValueError(f"a parameter is called {min(taken)!r}, a name that the training step uses itself")
+    for kind, names in (
+        ("a parameter", {*traced.graph.parameters, *traced.updates}),
+        ("an input", traced.graph.input_names),
+    ):
+        taken = {*RESERVED} & {*names}
+        if taken:
+            raise ValueError(f"{kind} is called {min(taken)!r}, a name that the training step uses itself")
     found = dict(zip(parameters, gradients(value, list(parameters.values())), strict=True))
     inputs = [*traced.graph.inputs, target]
     if not accumulated:

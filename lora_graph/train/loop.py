@@ -40,6 +40,7 @@ def fit(
     data: Any,
     *,
     loss: Loss = "mse",
+    output: str | None = None,
     optimizer: Optimizer | None = None,
     epochs: int = 1,
     batch_size: int = 32,
@@ -55,10 +56,12 @@ def fit(
 ) -> History:
     """Train the parameters of ``model`` that are not frozen; the losses of every step and epoch come back.
 
-    ``data`` is ``(inputs, targets)``, the path of an .npz file that holds both, or an iterable of such batches.
-    ``loss`` is ``"mse"``, ``"cross_entropy"``, ``"binary_cross_entropy"`` or a function of two Values, ``optimizer``
-    one of ``lg.SGD``, ``lg.Adam`` (default), ``lg.AdamW``. ``clip_norm`` limits the norm of the whole gradient,
-    ``clip_value`` each element; ``accumulate`` takes a step on the mean gradient of that many batches. ``seed`` decides
+    ``data`` is ``(inputs, targets)``, the path of an .npz file that holds both, or an iterable of such batches; the
+    inputs of a model that has several are a dict of arrays by name, whose first axes count the samples.
+    ``loss`` is ``"mse"``, ``"cross_entropy"``, ``"binary_cross_entropy"`` or a function of two Values, and applies to
+    ``output`` where the model has several. ``optimizer`` is one of ``lg.SGD``, ``lg.Adam`` (default), ``lg.AdamW``.
+    ``clip_norm`` limits the norm of the whole gradient, ``clip_value`` each element; ``accumulate`` takes a step on the
+    mean gradient of that many batches. ``seed`` decides
     the order of the samples and every draw. ``progress`` shows a bar on standard error, by default if that is a
     terminal. The model trains in training mode and gets its own mode back.
 
@@ -80,7 +83,7 @@ def fit(
     if checks.flag("resume", resume) and checkpoint is None:
         raise ValueError("resume=True needs checkpoint=path")
     training = TrainingStep(
-        model, loss, optimizer, clip_norm=clip_norm, clip_value=clip_value, accumulated=accumulate > 1
+        model, loss, optimizer, clip_norm=clip_norm, clip_value=clip_value, accumulated=accumulate > 1, output=output
     )
     run = _Run(training, source, seed, accumulate, Position(history=History(chosen)))
     with training_mode(model):

@@ -26,6 +26,7 @@ def settings_of(training: TrainingStep, **chosen: Any) -> dict[str, Any]:
     return {
         **chosen,
         "loss": plain(training.loss),
+        "output": training.output,
         "optimizer": plain(training.optimizer),
         "clip_norm": training.clipping.norm,
         "clip_value": training.clipping.value,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,8 @@ from lora_graph import checks
 from lora_graph.errors import TrainingError
 from lora_graph.interpret import Program
 from lora_graph.ir.types import Array
+from lora_graph.layers.interface import Feed, feed
 from lora_graph.layers.layer import Layer
-from lora_graph.layers.trace import bind_input
 from lora_graph.train.data import Batch
 from lora_graph.train.draws import Rng, own_rng
 from lora_graph.train.graph import LOSS, NORM, RATE, SHARE, Clipping, is_sum
@@ -51,6 +51,7 @@ class TrainingStep:
         clip_norm: float | None = None,
         clip_value: float | None = None,
         accumulated: bool = False,
+        output: str | None = None,
     ):
         if not isinstance(model, Layer):
             raise TypeError(f"model must be a Layer, got {model!r}")
@@ -58,6 +59,7 @@ class TrainingStep:
             raise ValueError(f"{model.layer_name} does not support training")
         self.model = model
         self.loss = loss
+        self.output = _output(model, output)
         self.optimizer = optimizer if optimizer is not None else Adam()
         if not isinstance(self.optimizer, Optimizer):
             raise TypeError(f"optimizer must be an Optimizer such as lg.Adam(1e-3), got {optimizer!r}")
@@ -71,25 +73,26 @@ class TrainingStep:
         if not self._state:
             raise ValueError(f"nothing to train: every parameter of {model.layer_name} is frozen")
 
-    def run(self, x: npt.ArrayLike, target: npt.ArrayLike, rng: Rng = own_rng) -> float:
+    def run(self, x: Any, target: npt.ArrayLike, rng: Rng = own_rng) -> float:
         """One step on one batch; the loss before it. ``rng`` gives the generator of each draw (default: its own)."""
-        return self.run_batches([(np.asarray(x), np.asarray(target))], rng).loss
+        return self.run_batches([(x, np.asarray(target))], rng).loss
 
     def run_batches(self, batches: Sequence[Batch], rng: Rng = own_rng) -> StepResult:
         """One optimizer step on the mean gradient of several micro-batches (exactly one unless ``accumulated``)."""
         if not batches or (len(batches) > 1 and not self.accumulated):
             raise ValueError(f"a step takes one batch, more with accumulated=True: got {len(batches)}")
-        sizes = [_samples(self.model, x) for x, _ in batches]
-        if not sum(sizes):
+        feeds = [feed(self.model, x, "inputs") for x, _ in batches]
+        total = sum(given.samples for given in feeds)
+        if not total:
             raise ValueError("a batch must hold at least one sample")
         kept: dict[str, Array] = {}
         pending: dict[str, Array] = {}
         loss = 0.0
-        for (x, target), size in zip(batches, sizes, strict=True):
-            prepared = self._prepare(x, target)
-            inputs = prepared.inputs(x, target, rng, kept)
-            if prepared.accumulate is not None and size:
-                share = size / sum(sizes)
+        for given, (_, target) in zip(feeds, batches, strict=True):
+            prepared = self._prepare(given, target)
+            inputs = prepared.inputs(given, target, rng, kept)
+            if prepared.accumulate is not None and given.samples:
+                share = given.samples / total
                 self._advance(prepared.accumulate, {**inputs, SHARE: np.asarray(share)}, pending)
                 loss += float(pending.pop(LOSS)) * share
         rate = self.optimizer.rate(self.count)
@@ -98,7 +101,7 @@ class TrainingStep:
         norm = float(pending.pop(NORM))
         self._require_finite(loss, norm)
         self._commit(pending)
-        return StepResult(loss, norm, rate, sum(sizes))
+        return StepResult(loss, norm, rate, total)
 
     def sync(self) -> None:
         """Hand the parameters as they are now to the model."""
@@ -114,10 +117,11 @@ class TrainingStep:
         self._spare = {}
         self.count = count
 
-    def _prepare(self, x: Array, target: Array) -> Prepared:
-        key = (x.ndim, target.ndim, target.dtype.kind in "iub")
+    def _prepare(self, batch: Feed, target: Array) -> Prepared:
+        ranks = tuple(array.ndim for array in batch.arrays.values())
+        key = (ranks, target.ndim, target.dtype.kind in "iub")
         if key not in self._prepared:
-            prepared = Prepared.build(self, x, target)
+            prepared = Prepared.build(self, batch, target)
             for name, array in {**prepared.graphs.zeros(), **self.base}.items():
                 if name not in prepared.graphs.fixed:
                     self._state.setdefault(name, array)
@@ -153,10 +157,12 @@ class TrainingStep:
                 )
 
 
-def _samples(model: Layer, x: Array) -> int:
-    """How many samples ``x`` holds: the product of its leading axes."""
-    bind_input("inputs", model.input_shape, x.shape)
-    return prod(x.shape[: x.ndim - len(model.input_shape)])
+def _output(model: Layer, name: str | None) -> str:
+    """The output ``name``, by default the only one."""
+    names = list(model.output_shapes)
+    if name is None and len(names) != 1:
+        raise ValueError(f"output must say which of the model's outputs the loss applies to: {', '.join(names)}")
+    return names[0] if name is None else checks.choice("output", name, names)
 
 
 def _limit(name: str, value: float | None) -> float | None:

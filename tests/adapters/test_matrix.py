@@ -12,7 +12,7 @@ import pytest
 import lora_graph as lg
 from lora_graph.adapters import FAMILIES
 from lora_graph.interpret import evaluate
-from lora_graph.layers.trace import lead_names
+from lora_graph.layers.interface import lead_names
 from lora_graph.onnx import Session, lower
 from lora_graph.rewrite import PRESETS, optimize_graph
 from tests.adapters.cases import BASES, KINDS, Base, Built, Kind, built, draws_of

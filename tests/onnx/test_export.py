@@ -16,7 +16,7 @@ import pytest
 import lora_graph as lg
 from lora_graph.errors import LoadError, MergeError
 from lora_graph.ir import Graph, input  # noqa: A004
-from lora_graph.layers.imported import ADAPTERS, FORM, ImportedLayer
+from lora_graph.layers.imported import ADAPTERS, FORM
 from lora_graph.onnx import lower, read_model
 
 Array = np.ndarray[Any, Any]
@@ -392,12 +392,10 @@ def test_metadata_that_cannot_be_trusted() -> None:
             lg.load_onnx(model)
 
 
-def test_what_is_no_layer() -> None:
+def test_a_model_may_have_several_inputs_and_no_batch() -> None:
     a, b = input("a", np.float32, ("n", 2)), input("b", np.float32, ("n", 2))
-    with pytest.raises(LoadError, match="one input and one output"):
-        lg.load_onnx(lower(Graph((a, b), {"y": a + b}), {}))
-    with pytest.raises(LoadError, match="batches"):
-        ImportedLayer(Graph((a,), {"y": a.sum()}), {})
+    layer = lg.load_onnx(lower(Graph((a, b), {"y": (a + b).sum()}), {}))
+    assert layer.forward({"a": np.ones((3, 2)), "b": np.full((3, 2), 2)}) == 18
 
 
 # -- files and sessions ------------------------------------------------------------------------------------------------
