@@ -36,9 +36,9 @@ DEFAULT = "default"
 class AdaptedModel(Layer):
     """y = base(x) with the weights that the active adapters stand at changed: h W + delta(h), or h (W + ΔW).
 
-    Make one with :func:`lora_graph.adapt`. The base is a copy that shares the arrays of the original, which stays as it
-    is. All of it is frozen but what ``unfreeze`` names. Every adapter is a child of its own name, so its parameters are
-    called ``default.lora_fc1_weight.A`` and alike, and those of the base ``base.fc1.weight``.
+    Make one with :func:`lora_graph.adapt`. The base is a copy that shares the arrays of the original, which stays as
+    it is. All of it is frozen but what ``unfreeze`` names, and it runs in evaluation mode. Its parameters are called
+    ``base.fc1.weight`` and alike, those of an adapter after its own name, as in ``default.lora_fc1_weight.A``.
     """
 
     def __init__(self, base: Layer, *, unfreeze: str | Sequence[str] = (), rng: checks.Seed = None):

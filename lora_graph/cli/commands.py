@@ -58,15 +58,18 @@ def demo(model: str, out: Path | None, seed: int, as_json: bool) -> None:
 @click.option("--opset", type=int, default=21, show_default=True, help="ONNX opset, 21 to 26.")
 @AS_JSON
 def export(model: Path, output: Path, form: str, opset: int, as_json: bool) -> None:
-    """Write MODEL, an ONNX file, anew: with its adapters merged into their base, or beside it in another opset."""
+    """Write MODEL, an ONNX file or a run, anew: with its adapters merged into their base, or beside it."""
     import lora_graph as lg
-    from lora_graph.layers.imported import FORM
+    from lora_graph.cli import runs
+    from lora_graph.layers.imported import FORM, ImportedLayer
+    from lora_graph.onnx.export import describe_adapters
 
-    layer = lg.load_onnx(model)
-    if form == "parallel" and layer.metadata.get(FORM) == "merged":
+    layer: lg.Layer = runs.load(model) if model.is_dir() else lg.load_onnx(model)
+    merged_before = isinstance(layer, ImportedLayer) and layer.metadata.get(FORM) == "merged"
+    if form == "parallel" and merged_before:
         raise ValueError(f"{model}: its adapters are merged, and cannot be taken out again; use --form merged")
     written = lg.export_onnx(layer, output, form=form, opset=opset)
-    adapters = [f"{a['path'] or 'model'}: {a['family']} rank {a['exported_rank']}" for a in layer.adapters]
+    adapters = [f"{a['path'] or 'model'}: {a['family']} rank {a['exported_rank']}" for a in describe_adapters(layer)]
     facts = {
         "file": str(output),
         "form": form,

@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 
 from lora_graph import checks
+from lora_graph.adapters.adapted import AdaptedModel
 from lora_graph.adapters.adapter import Adapter
 from lora_graph.errors import MergeError
 from lora_graph.ir.value import Value, topological
@@ -41,15 +42,18 @@ def export_onnx(
 
     ``form="parallel"`` keeps adapters beside their base, with the scale s folded into their matrices (the metadata
     ``lora_graph.adapters`` says into which); ``form="merged"`` folds them into the base, and raises MergeError where
-    that is not exact. The batch dimension stays symbolic. The opset is 21 to 26. Weights over 1 GiB go to external data
-    beside ``path``; without a path more than 2 GB are a ValueError.
+    that is not exact. The weights of an adapted model then have the names of its base. The batch dimension stays
+    symbolic. The opset is 21 to 26. Weights over 1 GiB go to external data beside ``path``; without a path more than
+    2 GB are a ValueError.
     """
     if not isinstance(layer, Layer):
         raise TypeError(f"layer must be a Layer, got {layer!r}")
     checks.choice("form", form, list(FORMS))
     checks.integer("opset", opset)
-    optimized = optimize_graph(layer.to_graph(input_shape), FORMS[form])
     adapters = describe_adapters(layer)
+    if form == "merged" and isinstance(layer, AdaptedModel):
+        layer = layer.merge_to_base()
+    optimized = optimize_graph(layer.to_graph(input_shape), FORMS[form])
     if form == "merged":
         _require_merged(layer, optimized, adapters)
     state = optimized.state(layer.state)
@@ -67,16 +71,18 @@ def load_onnx(source: ModelSource) -> ImportedLayer:
 
 
 def describe_adapters(layer: Layer) -> list[dict[str, Any]]:
-    """Every adapter in ``layer``: its path, family, rank, alpha, scaling, site and the names of its parameters.
+    """Every adapter that takes part in ``layer``: its path, family, rank, alpha, scaling, site and the names of its parameters.
 
     ``exported_rank`` is how many of the components are in the model: for DyLoRA the rank that it was deployed at.
     """
     found: list[dict[str, Any]] = []
     places = layer.places()
+    models = [part for part in places if isinstance(part, AdaptedModel)]
+    idle = {adapter for m in models for name, adapter in m.adapters.items() if name not in m.active_adapters}
     for part, place in places.items():
         if isinstance(part, ImportedLayer):
             found.extend(_moved(adapter, place) for adapter in part.adapters)
-        elif isinstance(part, Adapter):
+        elif isinstance(part, Adapter) and part not in idle:
             names = [places[b].label(name) for b in part.branches.values() for name in b.get_parameter_names()]
             found.append(
                 {

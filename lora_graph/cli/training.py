@@ -1,0 +1,157 @@
+"""The commands that adapt a model and train it. Each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lora_graph.cli.commands import AS_JSON, MODEL
+
+RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+
+
+@click.command(short_help="Put adapters on an ONNX model.")
+@MODEL
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="The folder of the new run.")
+@click.option(
+    "--targets",
+    multiple=True,
+    default=("all-linear",),
+    show_default=True,
+    help="Weights or modules to adapt: a name, its end, or a glob; may be given several times.",
+)
+@click.option("--exclude", multiple=True, help="Weights or modules to leave out.")
+@click.option("--adapter", default="lora", show_default=True, help="The family: lora, dylora, lokr, lora_drop.")
+@click.option("--rank", type=int, default=8, show_default=True)
+@click.option("--alpha", type=float, default=-1.0, help="Numerator of the scale.  [default: the rank]")
+@click.option("--ranks", help="Active ranks of dylora, such as 1,2,4,8.")
+@click.option("--dropout", type=float, help="Dropout rate of lora_drop.")
+@click.option("--unfreeze", multiple=True, help="Parameters of the model that train as well, as names or globs.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--list", "only_list", is_flag=True, help="Only list what could be adapted.")
+@AS_JSON
+def adapt(
+    model: Path,
+    output: Path | None,
+    targets: tuple[str, ...],
+    exclude: tuple[str, ...],
+    adapter: str,
+    rank: int,
+    alpha: float,
+    ranks: str | None,
+    dropout: float | None,
+    unfreeze: tuple[str, ...],
+    seed: int,
+    only_list: bool,
+    as_json: bool,
+) -> None:
+    """Put adapters on MODEL, an ONNX file, and write a run that `lora-graph train` goes on with."""
+    import lora_graph as lg
+    from lora_graph.adapters.targets import targets as targets_of
+    from lora_graph.cli import runs
+
+    base = lg.load_onnx(model)
+    if only_list:
+        found = targets_of(base)
+        if as_json:
+            click.echo(json.dumps([{"name": t.name, "kind": t.kind, "shape": t.shape} for t in found], indent=2))
+        else:
+            click.echo("\n".join(map(str, found)) or "nothing that could be adapted")
+        return
+    if output is None:
+        raise click.UsageError("Missing option '-o' / '--output'.")
+    options: dict[str, Any] = {}
+    if ranks is not None:
+        options["active_ranks"] = _ints("--ranks", ranks)
+    if dropout is not None:
+        options["dropout_rate"] = dropout
+    made = lg.adapt(
+        base,
+        adapter,
+        targets=targets,
+        exclude=exclude,
+        rank=rank,
+        alpha=alpha,
+        unfreeze=unfreeze,
+        rng=seed,
+        **options,
+    )
+    runs.create(output, model, made, list(unfreeze))
+    places = [site.label for site in made.adapters["default"].sites]
+    trained, total = made.parameter_count, sum(array.size for array in made.state.values())
+    if as_json:
+        click.echo(json.dumps({"run": str(output), "weights": places, "trained": trained, "total": total}, indent=2))
+        return
+    click.echo(f"{output}: {adapter} of rank {rank} at {len(places)} weights")
+    click.echo(f"{trained:,} of {total:,} parameters train ({trained / total:.2%})")
+
+
+@click.command(short_help="Train the adapters of a run.")
+@RUN
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="An .npz file of inputs and targets.")
+@click.option("--loss", default="mse", show_default=True, help="mse, cross_entropy or binary_cross_entropy.")
+@click.option("--epochs", type=int, default=1, show_default=True)
+@click.option("--batch-size", type=int, default=32, show_default=True)
+@click.option("--optimizer", type=click.Choice(["adamw", "adam", "sgd"]), default="adamw", show_default=True)
+@click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate.")
+@click.option("--clip-norm", type=float, help="Limit on the norm of the gradient.")
+@click.option("--accumulate", type=int, default=1, show_default=True, help="Batches a step.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint of an interrupted training.")
+@AS_JSON
+def train(run: Path, data: Path, optimizer: str, lr: float, resume: bool, as_json: bool, **settings: Any) -> None:
+    """Train the adapters of RUN, a folder made by `lora-graph adapt`, and save them in it.
+
+    Interrupted, it leaves a checkpoint in the folder that --resume goes on from.
+    """
+    import lora_graph as lg
+    from lora_graph.cli import runs
+
+    model = runs.load(run)
+    made = {"adamw": lg.AdamW, "adam": lg.Adam, "sgd": lg.SGD}[optimizer](lr)
+    checkpoint = run / runs.CHECKPOINT
+    history = lg.fit(model, str(data), optimizer=made, checkpoint=checkpoint, resume=resume, **settings)
+    model.save_adapter(run / runs.ADAPTER)
+    checkpoint.unlink(missing_ok=True)
+    facts = {
+        "run": str(run),
+        "steps": history.steps,
+        "epoch_losses": history.epoch_losses,
+        "samples_per_second": history.samples_per_second,
+        "seconds": history.seconds,
+        "engine": history.engine,
+    }
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for epoch, loss in enumerate(history.epoch_losses, 1):
+        click.echo(f"epoch {epoch}: loss {loss:.6g}")
+    click.echo(
+        f"{history.steps} steps in {history.seconds:.1f} s, {history.samples_per_second:,.0f} samples/s "
+        f"({history.engine}); saved in {run / runs.ADAPTER}"
+    )
+
+
+@click.command(short_help="Merge a run into its base.")
+@RUN
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The ONNX file to write."
+)
+@click.option("--opset", type=int, default=21, show_default=True, help="ONNX opset, 21 to 26.")
+def merge(run: Path, output: Path, opset: int) -> None:
+    """Write the model of RUN with its adapters merged into the weights; the same as `export RUN --form merged`."""
+    import lora_graph as lg
+    from lora_graph.cli import runs
+
+    lg.export_onnx(runs.load(run), output, form="merged", opset=opset)
+    click.echo(f"{output}: merged, {output.stat().st_size:,} bytes")
+
+
+def _ints(name: str, text: str) -> list[int]:
+    try:
+        return [int(item) for item in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"{name} must be ints with commas between, such as 1,2,4, got {text!r}") from error
