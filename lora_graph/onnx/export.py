@@ -71,7 +71,7 @@ def load_onnx(source: ModelSource) -> ImportedLayer:
 
 
 def describe_adapters(layer: Layer) -> list[dict[str, Any]]:
-    """Every adapter that takes part in ``layer``: its path, family, rank, alpha, scaling, site and the names of its parameters.
+    """Every adapter that takes part in ``layer``: path, family, rank, alpha, scaling, site, names of parameters.
 
     ``exported_rank`` is how many of the components are in the model: for DyLoRA the rank that it was deployed at.
     """
