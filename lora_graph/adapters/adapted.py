@@ -114,7 +114,7 @@ class AdaptedModel(Layer):
         """
         self._check_free(name)
         family = FAMILIES[checks.choice("adapter", adapter, list(FAMILIES))]
-        available = _targets(self._base, family.convolves)
+        available = _targets(self._base, family.has_pairs)
         checks.integer("rank", rank, 1)
         sites = [
             _fitted(target, rank, alpha, rank_pattern or {}, alpha_pattern or {})
@@ -203,7 +203,7 @@ class AdaptedModel(Layer):
     def _remade(self, config: AdapterConfig) -> Adapter:
         """An adapter made as ``config`` says."""
         family = FAMILIES[checks.choice("family", config.family, list(FAMILIES))]
-        places = {target.name: target.site for target in _targets(self._base, family.convolves)}
+        places = {target.name: target.site for target in _targets(self._base, family.has_pairs)}
         unknown = sorted(config.weights.keys() - places.keys())
         if unknown:
             raise ValueError(f"the model does not multiply by {', '.join(unknown)}")

@@ -39,9 +39,9 @@ class Adapter(Layer):
 
     family: ClassVar[str] = ""
     branch: ClassVar[str] = "lora"
-    convolves: ClassVar[bool] = False
-    """Whether ``create_branch`` makes a convolution where the site has a geometry; the weight of a convolution is
-    otherwise changed as a whole, by ΔW read off the branch."""
+    has_pairs: ClassVar[bool] = False
+    """Whether ``create_branch`` makes the low-rank pair that fits a site: a convolution beside a convolution, a lookup
+    beside a lookup. Otherwise such a weight is changed as a whole, by ΔW read off the branch."""
 
     def __init_subclass__(cls) -> None:
         if "family" in cls.__dict__:
@@ -77,7 +77,7 @@ class Adapter(Layer):
         self._sites: dict[str, Site] = dict(zip(_names(self.branch, sites), sites, strict=True))
         for name, place in self._sites.items():
             self.add_child(name, self.create_branch(name, place))
-        if site == "output" and not is_affine(base_layer.to_graph()) and weight_uses(base_layer, self.convolves):
+        if site == "output" and not is_affine(base_layer.to_graph()) and weight_uses(base_layer, self.has_pairs):
             warnings.warn(
                 f"{_described(base_layer)} is not x W + b, so an adapter beside it cannot be merged into it exactly; "
                 "with site='weight' it can",
@@ -170,8 +170,8 @@ class Adapter(Layer):
 
     def _find_sites(self, base: Layer) -> list[Site]:
         if self.site == "output":
-            return [output_site(base, self.convolves)]
-        return weight_sites(base, self.convolves)
+            return [output_site(base, self.has_pairs)]
+        return weight_sites(base, self.has_pairs)
 
     def build(self, ctx: Context, x: Any) -> Any:
         y = ctx.call(self.base_layer, x)
@@ -198,7 +198,7 @@ class Adapter(Layer):
         checks.flag("allow_inexact", allow_inexact)
         if self.site == "weight" or is_affine(self.base_layer.to_graph()):
             return merged_layer(self, self.base_layer)
-        inside = weight_uses(self.base_layer, self.convolves)
+        inside = weight_uses(self.base_layer, self.has_pairs)
         (outside,) = self._sites.values()
         if len(inside) != 1 or not inside[0].is_beside(outside):
             raise MergeError(

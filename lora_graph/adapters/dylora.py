@@ -34,7 +34,7 @@ class DyLoRAAdapter(Adapter):
     """
 
     family = "dylora"
-    convolves = True
+    has_pairs = True
 
     def __init__(
         self,

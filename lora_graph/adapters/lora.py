@@ -20,6 +20,7 @@ from lora_graph.layers.dense import Activation, activation_of
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.trace import Context
 from lora_graph.ops.activation import identity
+from lora_graph.ops.gather import gather
 from lora_graph.ops.shape import unsqueeze
 
 
@@ -77,7 +78,8 @@ class LoRALayer(LowRankPair):
         return layer
 
     def product(self, x: Value, a: Value, b: Value) -> Value:
-        return (x @ a) @ b
+        # numbers of rows stand for the vectors that are 1 there and 0 elsewhere
+        return (x @ a if x.type.is_float else gather(a, x, 0)) @ b
 
     def cut(self, a: Value, b: Value, rank: int) -> tuple[Value, Value]:
         return a[:, :rank], b[:rank]
@@ -122,7 +124,7 @@ class StandardLoRAAdapter(Adapter):
     """
 
     family = "lora"
-    convolves = True
+    has_pairs = True
 
     def create_branch(self, name: str, site: Site) -> Layer:
         return low_rank_pair(site, "rank", dtype=self.dtype, rng=self.rng)

@@ -27,7 +27,7 @@ class LoRADropAdapter(Adapter):
     """
 
     family = "lora_drop"
-    convolves = True
+    has_pairs = True
 
     def __init__(
         self,

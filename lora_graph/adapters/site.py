@@ -18,6 +18,7 @@ from lora_graph.layers.layer import Layer
 from lora_graph.layers.trace import Context, Given
 from lora_graph.ops.arithmetic import Add
 from lora_graph.ops.convolution import Conv
+from lora_graph.ops.gather import Gather
 from lora_graph.ops.linalg import MatMul, eye
 from lora_graph.ops.recurrent import GRU, LSTM, RNN
 from lora_graph.ops.shape import Reshape, Transpose, Unsqueeze
@@ -39,6 +40,8 @@ class Site:
     changes_weight: bool = False
     is_transposed: bool = False
     """Whether the rows of the weight are outputs."""
+    is_lookup: bool = False
+    """Whether the input is the numbers of rows, as that of an embedding is."""
     owner: Layer | None = None
     weight: str = ""
     label: str = ""
@@ -61,27 +64,34 @@ Delta = Callable[[Value], Value]
 class Use:
     """Operand ``position`` of an op that is linear in it, up to its shape the parameter ``weight``."""
 
-    op: Conv | MatMul | LSTM | GRU | RNN
+    op: Conv | MatMul | Gather | LSTM | GRU | RNN
     position: int
     weight: Value
     is_transposed: bool
 
-    def site(self, convolves: bool) -> Site:
-        """The place of a branch here; ``convolves`` says whether it may be a convolution."""
+    @property
+    def source(self) -> int:
+        """Which operand meets the weight."""
+        return 1 if isinstance(self.op, Gather) else 0
+
+    def site(self, has_pairs: bool) -> Site:
+        """The place of a branch here; ``has_pairs`` says whether it is a low-rank pair, which fits beside any op."""
         shape = dims.sizes(self.weight.shape, {})
         match self.op:
             case MatMul():
                 inner, outer = shape[::-1] if self.is_transposed else shape
                 return Site(inner, outer, is_transposed=self.is_transposed)
+            case Gather():
+                return Site(shape[0], shape[1], is_lookup=True, changes_weight=not has_pairs)
             case Conv():
                 geometry = Geometry(self.op, shape)
-                beside = geometry if convolves else None
-                return Site(geometry.window, shape[0], beside, geometry.kernel, not convolves, True)
+                beside = geometry if has_pairs else None
+                return Site(geometry.window, shape[0], beside, geometry.kernel, not has_pairs, True)
         return Site(shape[-1], math.prod(shape[:-1]), changes_weight=True, is_transposed=True)
 
 
 def uses(value: Value) -> Iterator[Use]:
-    """The parameters that ``value`` multiplies by: the weight of a product or a convolution, those of a recurrence."""
+    """The parameters that ``value`` is linear in: a product's, convolution's or lookup's, or those of a recurrence."""
     match value.op:
         case MatMul() if value.operands[1].rank == 2:
             factor = value.operands[1]
@@ -89,6 +99,8 @@ def uses(value: Value) -> Iterator[Use]:
             found = [Use(value.op, 1, factor.operands[0] if is_transposed else factor, is_transposed)]
         case Conv():
             found = [Use(value.op, 1, value.operands[1], True)]
+        case Gather(axis=0) if value.operands[0].rank == 2:
+            found = [Use(value.op, 0, value.operands[0], False)]
         case LSTM() | GRU() | RNN():
             found = [Use(value.op, position, _unwrapped(value.operands[position]), True) for position in (1, 2)]
         case _:
@@ -103,14 +115,14 @@ def _unwrapped(weight: Value) -> Value:
     return weight
 
 
-def output_site(base: Layer, convolves: bool) -> Site:
+def output_site(base: Layer, has_pairs: bool) -> Site:
     """Beside ``base`` as a whole: a convolution of its input, or else its last axis, those before being the same."""
     if len(base.input_shapes) != 1 or len(base.output_shapes) != 1:
         raise ValueError(f"site='output' needs a layer with one input and one output, got {base!r}; use site='weight'")
     x: Value = apply(Input(INPUT, tensor(base.input_dtype, ("batch", *base.input_shape))))
     match base.bypass_input(x).shape[1:], base.output_shape:
         case _ if (geometry := _only_convolution(base)) is not None:
-            if convolves:
+            if has_pairs:
                 return Site(geometry.window, geometry.out_channels, geometry, geometry.kernel)
             raise ValueError(f"site='output' beside {base.layer_name} needs a branch that is a convolution")
         case (*before, int(inner)), (*after, int(outer)) if before == after:
@@ -130,7 +142,7 @@ def _only_convolution(base: Layer) -> Geometry | None:
     return next((use.site(True).geometry for use in uses(found[0])), None)
 
 
-def weight_uses(base: Layer, convolves: bool) -> list[Site]:
+def weight_uses(base: Layer, has_pairs: bool) -> list[Site]:
     """Every use of a parameter of ``base`` as a linear weight, in order; those inside adapters do not count."""
     places = base.places()
     inside = {layer for owner in places for branch in owner.branches.values() for layer in branch.places()}
@@ -141,14 +153,14 @@ def weight_uses(base: Layer, convolves: bool) -> list[Site]:
         label = use.weight.op.label
         if label in owners:
             owner, name = owners[label]
-            found.append(with_fields(use.site(convolves), owner=owner, weight=name, label=label))
+            found.append(with_fields(use.site(has_pairs), owner=owner, weight=name, label=label))
     return found
 
 
-def weight_sites(base: Layer, convolves: bool) -> list[Site]:
+def weight_sites(base: Layer, has_pairs: bool) -> list[Site]:
     """Every linear weight of ``base`` once, in order of use; ValueError for one that is used in two ways."""
     found: dict[str, Site] = {}
-    for site in weight_uses(base, convolves):
+    for site in weight_uses(base, has_pairs):
         if found.setdefault(site.label, site) != site:
             way = "both as it is and transposed" if site.geometry is None else "in two convolutions that differ"
             raise ValueError(f"site='weight': {base.layer_name} uses {site.label} {way}")
@@ -180,22 +192,23 @@ def inject(ctx: Context, x: Given, y: Given, deltas: Mapping[Value, Sequence[tup
     new: dict[Value, Value] = {leaf: leaf for leaf in given}
     for value in topological(wanted, stop=new.__contains__):
         operands = [new[operand] for operand in value.operands]
-        added: list[Delta] = []
+        added: list[Value] = []
         for use in uses(value):
             for site, delta in deltas.get(use.weight, ()):
                 if site.changes_weight:
                     operands[use.position] = _changed(operands[use.position], use.weight, site, delta)
                 else:
-                    added.append(delta)
+                    added.append(delta(operands[use.source]))
         built = value if tuple(operands) == value.operands else apply(value.op, *operands)
-        for delta in added:
-            built = built + delta(operands[0])
+        for change in added:
+            built = built + change
         ctx.carry(value, built)
         new[value] = built
     return each(y, new.__getitem__)
 
 
 def _changed(operand: Value, weight: Value, site: Site, delta: Delta) -> Value:
-    """``operand`` with W + ΔW for the parameter W in it, whose rows are outputs."""
-    change = delta(eye(site.in_features, weight.dtype)).T
-    return replace([operand], {weight: weight + change.reshape(weight.shape)})[0]
+    """``operand`` with W + ΔW for the parameter W in it."""
+    change = delta(eye(site.in_features, weight.dtype))
+    oriented = change.T if site.is_transposed else change
+    return replace([operand], {weight: weight + oriented.reshape(weight.shape)})[0]

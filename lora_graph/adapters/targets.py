@@ -25,7 +25,7 @@ class Target:
     name: str
     module: str
     kind: str
-    """``linear``, ``convolution`` or ``recurrent``."""
+    """``linear``, ``convolution``, ``embedding`` or ``recurrent``."""
     shape: tuple[int, ...]
     site: Site
 
@@ -44,20 +44,26 @@ Pattern = str | re.Pattern[str] | Callable[[Target], bool]
 Patterns = Pattern | Sequence[Pattern]
 
 
-def targets(model: Layer, convolves: bool = True) -> list[Target]:
+def targets(model: Layer, has_pairs: bool = True) -> list[Target]:
     """Every weight of ``model`` that can be adapted, in order of use; ValueError for one that is used in two ways.
 
-    ``convolves`` says whether branches may be convolutions.
+    ``has_pairs`` is what the family says of its branches (see :class:`~lora_graph.adapters.adapter.Adapter`).
     """
     found: dict[str, Target] = {}
     modules = _modules(model)
     shapes = {label: slot.array.shape for label, (slot, _) in model.slots().items()}
-    for site in weight_uses(model, convolves):
-        kind = "convolution" if site.kernel else "recurrent" if site.changes_weight else "linear"
+    for site in weight_uses(model, has_pairs):
+        kind = _kind(site)
         target = Target(site.label, modules.get(site.label, ""), kind, shapes[site.label], site)
         if found.setdefault(site.label, target).site != site:
             raise ValueError(f"{model.layer_name} uses {site.label} in two ways, which no single adapter fits")
     return list(found.values())
+
+
+def _kind(site: Site) -> str:
+    if site.is_lookup:
+        return "embedding"
+    return "convolution" if site.kernel else "recurrent" if site.changes_weight else "linear"
 
 
 def choose(available: Sequence[Target], wanted: Patterns, exclude: Patterns = ()) -> list[Target]:

@@ -133,13 +133,14 @@ def _path(facts: Facts, d: Value, x: Value) -> set[Value] | Refusal | None:
             path.add(value)
             if len(path) > MAX_BYPASS:
                 return None
-            if not _is_linear(facts, value, x.rank - 1):
+            if not is_linear(facts, value, x.rank - 1):
                 return obstacle(value, x, stack)
             stack.extend(value.operands)
     return path if reached else None
 
 
-def _is_linear(facts: Facts, value: Value, lead: int) -> bool:
+def is_linear(facts: Facts, value: Value, lead: int) -> bool:
+    """Whether ``value`` is linear in those of its operands that are not static; see :meth:`Op.is_linear`."""
     if not value.operands or value.op.takes_results:
         return False
     varying = tuple([not facts.is_static(operand) for operand in value.operands])

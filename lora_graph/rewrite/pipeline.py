@@ -18,6 +18,7 @@ from lora_graph.rewrite.engine import rewrite
 from lora_graph.rewrite.fold import State, fold_constants, hoist, run_prelude
 from lora_graph.rewrite.fuse import FUSED, GEMM, ORDER
 from lora_graph.rewrite.layout import LAYOUT
+from lora_graph.rewrite.lookup import MERGE_LOOKUPS
 from lora_graph.rewrite.loops import SPELL, rewrite_bodies, trim_loops
 from lora_graph.rewrite.merge import MERGE, UNFUSE
 from lora_graph.rewrite.products import PRODUCTS, identity_times
@@ -113,7 +114,7 @@ FOLD = Pass("fold constants", _fold)
 
 def _presets() -> tuple[Pipeline, ...]:
     basic = [*IDENTITIES, *LAYOUT, *BLOCKS]
-    merging = [*basic, *MERGE, *MERGE_CONVOLUTIONS, identity_times]
+    merging = [*basic, *MERGE, *MERGE_CONVOLUTIONS, *MERGE_LOOKUPS, identity_times]
     spell = rules("spell loops", SPELL)
     loops = Pass("trim loops", trim_loops), Pass("simplify bodies", lambda graph: rewrite_bodies(graph, basic))
     unfuse, merge = rules("unfuse", UNFUSE), rules("merge", merging, "all")

@@ -158,6 +158,29 @@ def test_every_family_is_tested() -> None:
     assert set(OPTIONS) == set(FAMILIES)
 
 
+@pytest.mark.parametrize("family", OPTIONS)
+def test_an_embedding_is_adapted_by_looking_up_rows(family: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    base = lg.Sequential(
+        [lg.EmbeddingLayer(11, 6, rng=0), lg.LSTMLayer(6, 5, False, rng=1), lg.DenseLayer(5, 3, rng=2)]
+    )
+    lg.export_onnx(base, tmp_path / "base.onnx")
+    model = lg.adapt(lg.load_onnx(tmp_path / "base.onnx"), family, targets="0", rank=2, rng=0, **OPTIONS[family])
+    (target, *_) = model.targets()
+    assert (target.name, target.kind, target.shape) == ("0.weight", "embedding", (11, 6))
+    ids = rng.integers(0, 11, (64, 3))
+    labels = ids[:, -1] % 3
+    np.testing.assert_array_equal(model.eval().forward(ids), base.eval().forward(ids))
+    losses = lg.fit(model, (ids, labels), loss="cross_entropy", optimizer=lg.Adam(5e-2), epochs=20).epoch_losses
+    assert losses[-1] < 0.95 * losses[0]
+    y, merged = model.eval().forward(ids), model.merge_to_base()
+    close(merged.forward(ids), y, 1e-5)
+    changed = [name for name, array in merged.state.items() if array.tobytes() != base.state[name].tobytes()]
+    assert changed == ["0.weight"]
+    for form in ("parallel", "merged"):
+        lg.export_onnx(model, tmp_path / "out.onnx", form=form)
+        close(lg.Session(tmp_path / "out.onnx").run(ids), y, 1e-5)
+
+
 def test_only_what_is_unfrozen_trains(rng: np.random.Generator) -> None:
     base = network()
     model = lg.adapt(base, targets="2", rank=2, unfreeze=["3.*", "0.bias"], rng=0)

@@ -21,13 +21,14 @@ from lora_graph.rewrite.blocks import BLOCKS
 from lora_graph.rewrite.convolution import MERGE_CONVOLUTIONS, scale_kernel
 from lora_graph.rewrite.fuse import FUSED, GEMM, ORDER
 from lora_graph.rewrite.layout import LAYOUT
+from lora_graph.rewrite.lookup import MERGE_LOOKUPS
 from lora_graph.rewrite.loops import SPELL
 from lora_graph.rewrite.merge import MERGE, UNFUSE
 from lora_graph.rewrite.products import PRODUCTS
 from lora_graph.rewrite.rule import Rule
 
 BASIC = (IDENTITIES, LAYOUT, BLOCKS, PRODUCTS)
-FAMILIES = (*BASIC, FUSED, ORDER, GEMM, UNFUSE, MERGE, MERGE_CONVOLUTIONS, [scale_kernel], SPELL)
+FAMILIES = (*BASIC, FUSED, ORDER, GEMM, UNFUSE, MERGE, MERGE_CONVOLUTIONS, MERGE_LOOKUPS, [scale_kernel], SPELL)
 ALL_RULES = [rule for family in FAMILIES for rule in family]
 RULES: dict[str, Rule] = {rule.name: rule for rule in ALL_RULES}
 
@@ -355,6 +356,25 @@ def loops() -> Iterator[Case]:
     yield Case("spell_recurrent", ops.scan(lambda h, xt: ([h + xt], []), [X], [x("time", "batch", 4, name="xs")])[0][0])
 
 
+def lookups() -> Iterator[Case]:
+    ids, others = x("batch", "time", name="ids", dtype="int64"), x("batch", "time", name="others", dtype="int64")
+    table, rows = p("T", 5, 4), p("R", 5, 2)
+    low = ops.gather(rows, ids, 0) @ B
+    found = ops.gather(table, ids, 0)
+    again = p("S", 5, 4).reshape(1, 5, 4).reshape(5, 4)
+    change = (rows.reshape(1, 5, 2) @ B).reshape(5, 4)
+    yield Case("merge_lookup", found + low, ops.gather(table + change, ids, 0))
+    yield Case(
+        "merge_lookup", low * 2.0 + found, ops.gather(table + (rows.reshape(1, 5, 2) @ B * 2.0).reshape(5, 4), ids, 0)
+    )
+    yield Case("merge_lookup", found + ops.gather(p("S", 5, 4), ids, 0), ops.gather(table + again, ids, 0))
+    yield Case("merge_lookup", found + ops.gather(rows, others, 0) @ B)
+    yield Case("merge_lookup", found + low.tanh())
+    yield Case("merge_lookup", found + ops.gather(p("U", 6, 2), ids, 0) @ B)
+    yield Case("merge_lookup", found + low, reason="ahead of time", fold="one")
+    yield Case("merge_lookup", found + low, reason="used elsewhere", also=found)
+
+
 def _numbered(cases: Iterator[Case]) -> Iterator[Case]:
     seen: Counter[str] = Counter()
     for case in cases:
@@ -362,5 +382,5 @@ def _numbered(cases: Iterator[Case]) -> Iterator[Case]:
         seen[case.rule] += 1
 
 
-KINDS = (identities, layout, products, fused, merging, convolutions, loops)
+KINDS = (identities, layout, products, fused, merging, convolutions, loops, lookups)
 CASES = list(_numbered(item for kind in KINDS for item in kind()))
