@@ -20,6 +20,7 @@ from lora_graph.ir.types import Array, TensorType, TupleType
 from lora_graph.ir.value import Value
 from lora_graph.onnx.attributes import DIMENSION, PARAMETERS
 from lora_graph.onnx.readers import READERS
+from lora_graph.onnx.scopes import scope_of
 from lora_graph.onnx.source import ModelSource, Opened, describe, open_model
 from lora_graph.onnx.tensors import dtype_of, read_tensor
 from lora_graph.onnx.view import Known, NodeReader, check_attributes, check_node
@@ -161,7 +162,7 @@ class _Importer:
         for name, value in zip(node.output, results, strict=False):
             self._known.values[name] = value
             if value.operands:
-                self._notes.setdefault(value, Note(name=name, scope=_scope(node)))
+                self._notes.setdefault(value, Note(name=name, scope=scope_of(node)))
 
     def _results(self, read: Value | tuple[Value, ...], view: NodeReader) -> tuple[Value, ...]:
         names = view.node.output
@@ -188,11 +189,3 @@ def _reader(op_type: str) -> Any:
     if op_type not in OPS or issubclass(OPS[op_type], Leaf | Project):
         raise ValueError("this op is not supported")
     return OPS[op_type].read
-
-
-def _scope(node: onnx.NodeProto) -> str:
-    """The module that a node name such as ``base.MatMul`` or ``/base/MatMul`` puts its node in."""
-    if "/" in node.name:
-        return ".".join(part for part in node.name.split("/")[:-1] if part)
-    scope, found, _ = node.name.rpartition(f".{node.op_type}")
-    return scope if found else ""
