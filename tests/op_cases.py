@@ -183,6 +183,7 @@ def numbered(cases: Iterator[Case]) -> list[Case]:
 def all_cases() -> list[Case]:
     """Every row of every family."""
     from tests.op_rows.convolution import convolution
+    from tests.op_rows.coverage import coverage
     from tests.op_rows.elementwise import elementwise
     from tests.op_rows.indexing import indexing
     from tests.op_rows.leaves import leaves
@@ -194,7 +195,7 @@ def all_cases() -> list[Case]:
     from tests.op_rows.reduction import reduction
 
     families = (leaves, elementwise, reduction, linalg, movement, indexing, nn, pooling, convolution, recurrent)
-    return numbered(item for family in families for item in family())
+    return numbered(item for family in (*families, coverage) for item in family())
 
 
 CASES = all_cases()

@@ -38,7 +38,7 @@ class Imported:
 def read_model(source: ModelSource) -> Imported:
     """The graph, state and metadata of the ONNX model at a path, in bytes or in a ModelProto.
 
-    What :func:`lower` wrote comes back as the very same graph. In other models (opset 13 to 26) float initializers
+    What :func:`lower` wrote comes back as the very same graph. In other models (opset 9 to 26) float initializers
     with an axis are trainable Parameters, other small ones Constants, and unnamed dimensions are named after input and
     axis. Arrays of external data are mapped from their file. Raises LoadError naming file and tensor or node.
     """

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message  # type: ignore[import-
 from lora_graph.errors import LoadError
 
 MAX_BYTES = 2**31 - 1
-OPSETS = range(13, 27)
+OPSETS = range(9, 27)
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
 ModelSource: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto

@@ -22,6 +22,7 @@ from lora_graph.ops.activation import (
 )
 from lora_graph.ops.arithmetic import maximum, minimum
 from lora_graph.ops.convolution import conv, conv_transpose, conv_weight_gradient
+from lora_graph.ops.cumulative import cumsum
 from lora_graph.ops.functions import (
     abs,  # noqa: A004
     add,
@@ -46,19 +47,22 @@ from lora_graph.ops.functions import (
     neg,
     pow,  # noqa: A004
     reciprocal,
+    reduce_l2,
     reduce_max,
     reduce_mean,
     reduce_min,
     reduce_prod,
     reduce_sum,
+    reduce_sum_square,
     sin,
     sqrt,
     sub,
 )
 from lora_graph.ops.gather import gather, gather_elements, gather_nd, scatter_elements, scatter_nd
-from lora_graph.ops.linalg import eye_like, gemm, matmul
-from lora_graph.ops.loss import SoftmaxCrossEntropyLoss, softmax_cross_entropy_loss
-from lora_graph.ops.normalization import batch_normalization, layer_normalization
+from lora_graph.ops.linalg import eye_like, gemm, matmul, trilu
+from lora_graph.ops.loss import SoftmaxCrossEntropyLoss, negative_log_likelihood_loss, softmax_cross_entropy_loss
+from lora_graph.ops.normalization import batch_normalization, layer_normalization, rms_normalization
+from lora_graph.ops.piecewise import hard_sigmoid, hard_swish, prelu, selu
 from lora_graph.ops.pooling import (
     average_pool,
     global_average_pool,
@@ -94,6 +98,7 @@ __all__ = [
     "conv_transpose",
     "conv_weight_gradient",
     "cos",
+    "cumsum",
     "div",
     "elu",
     "equal",
@@ -114,6 +119,8 @@ __all__ = [
     "greater",
     "greater_or_equal",
     "gru",
+    "hard_sigmoid",
+    "hard_swish",
     "identity",
     "input",
     "is_nan",
@@ -136,22 +143,28 @@ __all__ = [
     "mod",
     "mul",
     "neg",
+    "negative_log_likelihood_loss",
     "pad",
     "parameter",
     "pow",
+    "prelu",
     "project",
     "reciprocal",
+    "reduce_l2",
     "reduce_max",
     "reduce_mean",
     "reduce_min",
     "reduce_prod",
     "reduce_sum",
+    "reduce_sum_square",
     "relu",
     "reshape",
+    "rms_normalization",
     "rnn",
     "scan",
     "scatter_elements",
     "scatter_nd",
+    "selu",
     "sigmoid",
     "sign",
     "silu",
@@ -168,6 +181,7 @@ __all__ = [
     "swish",
     "tanh",
     "transpose",
+    "trilu",
     "unsqueeze",
     "where",
 ]

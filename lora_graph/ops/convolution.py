@@ -184,9 +184,14 @@ class ConvTranspose(Op):
         totals = [end + more - size for end, more, size in zip(reached, padding, sizes, strict=True)]
         if wanted is None:
             totals = [dims.maximum(total, 0) for total in totals]
-        elif any(isinstance(total, int) and total < 0 for total in totals):
-            raise ValueError(f"output_shape must be at most {show(reached)} plus output_padding, got {show(wanted)}")
         pads = windows.shared(totals, upper=mode == "SAME_UPPER")
+        begins, ends = pads[: len(strides)], pads[len(strides) :]
+        if any(isinstance(pad, int) and pad < 0 for pad in begins):
+            raise ValueError(f"output_shape must be at most {show(reached)} plus output_padding, got {show(sizes)}")
+        # what a wanted size has beyond the last window is more padding of the result
+        missing = [-pad if isinstance(pad, int) and pad < 0 else 0 for pad in ends]
+        padding = tuple(more + short for more, short in zip(padding, missing, strict=True))
+        pads = (*begins, *(end + short for end, short in zip(ends, missing, strict=True)))
         return apply(cls(strides, pads, dilations, padding, group), *operands)
 
 

@@ -10,6 +10,7 @@ from lora_graph.ir.value import apply
 from lora_graph.ops import arithmetic as a
 from lora_graph.ops import logic as q
 from lora_graph.ops import reduce as r
+from lora_graph.ops import squares as s
 from lora_graph.ops import unary as u
 
 
@@ -44,3 +45,4 @@ greater_or_equal, less_or_equal = map(_binary, (q.GreaterOrEqual, q.LessOrEqual)
 logical_and, logical_or, logical_xor = map(_binary, (q.And, q.Or, q.Xor))
 reduce_sum, reduce_mean = map(_reduction, (r.ReduceSum, r.ReduceMean))
 reduce_max, reduce_min, reduce_prod = map(_reduction, (r.ReduceMax, r.ReduceMin, r.ReduceProd))
+reduce_l2, reduce_sum_square = map(_reduction, (s.ReduceL2, s.ReduceSumSquare))

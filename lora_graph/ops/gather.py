@@ -68,7 +68,7 @@ class GatherElements(Op):
 
 @dataclass(frozen=True, eq=False)
 class ScatterElements(Op):
-    """``data`` with ``updates[i, j]`` put, or added, at ``[i, indices[i, j]]`` (here for axis 1; opset 18)."""
+    """``data`` with ``updates[i, j]`` put, or by ``reduction``, at ``[i, indices[i, j]]`` (for axis 1; opset 18)."""
 
     axis: int = 0
     reduction: str = "none"
@@ -89,6 +89,7 @@ class ScatterElements(Op):
         return scatter(data, grid(indices, self.axis), updates, self.reduction)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        check_derivative(self.name, self.reduction)
         _, indices, updates = operands
         of_updates = apply(GatherElements(self.axis), cotangent, indices)
         if self.reduction == "add":
@@ -99,7 +100,7 @@ class ScatterElements(Op):
 
 @dataclass(frozen=True, eq=False)
 class ScatterND(Op):
-    """``data`` with ``updates[i]`` put, or added, at the slice ``data[indices[i]]`` (opset 18)."""
+    """``data`` with ``updates[i]`` put, or as ``reduction`` says, at the slice ``data[indices[i]]`` (opset 18)."""
 
     reduction: str = "none"
 
@@ -121,6 +122,7 @@ class ScatterND(Op):
         return scatter(data, tuple(np.moveaxis(indices, -1, 0)), updates, self.reduction)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        check_derivative(self.name, self.reduction)
         _, indices, updates = operands
         of_updates = apply(GatherND(), cotangent, indices)
         if self.reduction == "add":
@@ -162,9 +164,18 @@ def depth_of(name: str, data: TensorType, indices: TensorType) -> int:
     return depth
 
 
+REDUCTIONS: dict[str, Any] = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
+"""How an update meets what is there already, instead of taking its place."""
+
+
 def check_reduction(name: str, reduction: str) -> None:
+    if reduction not in ("none", *REDUCTIONS):
+        raise ValueError(f"{name}: reduction is 'none', {', '.join(map(repr, REDUCTIONS))}, not {reduction!r}")
+
+
+def check_derivative(name: str, reduction: str) -> None:
     if reduction not in ("none", "add"):
-        raise ValueError(f"{name}: reduction is 'none' or 'add', not {reduction!r}")
+        raise NotImplementedError(f"{name}: no derivative for reduction {reduction!r}")
 
 
 def grid(indices: Array, axis: int) -> tuple[Array, ...]:
@@ -176,10 +187,10 @@ def grid(indices: Array, axis: int) -> tuple[Array, ...]:
 
 def scatter(data: Array, index: tuple[Array, ...], updates: Array, reduction: str) -> Array:
     result = data.copy()
-    if reduction == "add":
-        np.add.at(result, index, updates)
-    else:
+    if reduction == "none":
         result[index] = updates
+    else:
+        REDUCTIONS[reduction].at(result, index, updates)
     return result
 
 
@@ -199,10 +210,10 @@ def gather_nd(data: Any, indices: Any) -> Any:
 
 
 def scatter_elements(data: Any, indices: Any, updates: Any, axis: int = 0, reduction: str = "none") -> Any:
-    """``data`` with ``updates[i, j]`` put, or with ``reduction="add"`` added, at ``[i, indices[i, j]]`` (axis 1)."""
+    """``data`` with ``updates[i, j]`` put, or as ``reduction`` says, at ``[i, indices[i, j]]`` (for axis 1)."""
     return apply(ScatterElements(axis, reduction), data, indices, updates)
 
 
 def scatter_nd(data: Any, indices: Any, updates: Any, reduction: str = "none") -> Any:
-    """``data`` with ``updates[i]`` put, or with ``reduction="add"`` added, at the slice ``data[indices[i]]``."""
+    """``data`` with ``updates[i]`` put, or as ``reduction`` says, at the slice ``data[indices[i]]``."""
     return apply(ScatterND(reduction), data, indices, updates)

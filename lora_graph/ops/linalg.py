@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lora_graph.ir import dims
 from lora_graph.ir.dims import Dim
 from lora_graph.ir.leaves import constant
-from lora_graph.ir.op import NodeView, Op
+from lora_graph.ir.op import Lowering, NodeView, Op
 from lora_graph.ir.types import TensorType, broadcast, meet
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops.base import Cotangents, Varying, store, unbroadcast
@@ -158,6 +158,41 @@ class EyeLike(Op):
         return apply(cls(node.dtype("dtype") if "dtype" in node.attributes else like.dtype), like)
 
 
+@dataclass(frozen=True, eq=False)
+class Trilu(Op):
+    """y[i, j] = x[i, j] where j - i ≥ k, else 0, of the last two axes; j - i ≤ k unless ``upper`` (opset 14)."""
+
+    upper: int = 1
+    k: Dim = 0
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        (x,) = operands
+        if x.rank < 2:
+            raise ValueError(f"Trilu: the operand must have at least two axes, got {x}")
+        return x
+
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
+        return store((np.triu if self.upper else np.tril)(operands[0], self.k), out)  # type: ignore[arg-type]
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        return (apply(self, cotangent),)
+
+    def is_linear(self, varying: Varying, operands: tuple[TensorType, ...], lead: int) -> bool:
+        return operands[0].rank >= lead + 2
+
+    def lower(self, to: Lowering, *operands: str) -> str:
+        k = to.constant(self.k, np.int64) if isinstance(self.k, int) else to.dimension(self.k)
+        return to.node("Trilu", [*operands, k], {"upper": self.upper})
+
+    @classmethod
+    def read(cls, node: NodeView) -> Value:
+        x, *given = node.operands
+        k = node.static_shape(1)
+        if k is None and any(given):
+            raise ValueError("Trilu: k has to be known or computed from dimensions")
+        return apply(cls(int(node.attributes.get("upper", 1)), k[0] if k else 0), x)
+
+
 def matmul(a: Any, b: Any) -> Any:
     """The matrix product a b; leading axes broadcast."""
     return apply(MatMul(), a, b)
@@ -167,6 +202,11 @@ def gemm(a: Any, b: Any, c: Any = None, alpha: float = 1.0, beta: float = 1.0, t
     """α a' b' + β c with a' = aᵀ if ``transA`` (b' alike)."""
     op = Gemm(float(alpha), float(beta), int(transA), int(transB))
     return apply(op, a, b) if c is None else apply(op, a, b, c)
+
+
+def trilu(x: Any, k: Dim = 0, upper: bool = True) -> Any:
+    """``x`` with zeros below diagonal ``k`` of its last two axes, or unless ``upper`` above it."""
+    return apply(Trilu(int(upper), k), x)
 
 
 def eye_like(x: Any, dtype: npt.DTypeLike) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from lora_graph.ir.dims import product
 from lora_graph.ir.leaves import size_of
 from lora_graph.ir.op import NodeView
-from lora_graph.ir.types import TensorType, meet, normalize_axis
+from lora_graph.ir.types import TensorType, broadcast, meet, normalize_axis
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops.base import Cotangents, Varying, store, unbroadcast
 from lora_graph.ops.fused import Fused
@@ -76,6 +76,65 @@ class LayerNormalization(Fused):
 
     def flops(self, result: Any, *operands: TensorType) -> Any:
         return operands[0].size * 8
+
+    @classmethod
+    def read(cls, node: NodeView) -> Value | tuple[Value, ...]:
+        """ONNX can ask for μ and 1/√(σ² + ε), too."""
+        x, *rest = node.operands
+        assert x is not None
+        op = cls(node.attributes.get("axis", -1), node.attributes.get("epsilon", 1e-5))
+        y: Value = apply(op, x, *(operand for operand in rest if operand is not None))
+        return y, x.mean(axis=op._axes(x.rank), keepdims=True), 1.0 / op._normalized(x)[1]
+
+
+@dataclass(frozen=True, eq=False)
+class RMSNormalization(Fused):
+    """y = x / √(mean x² + ε) · scale, with the mean over the axes from ``axis`` on, for a scale that broadcasts to x.
+
+    ONNX opset 23; Zhang & Sennrich, 2019.
+    """
+
+    axis: int = -1
+    epsilon: float = 1e-5
+    writes_out: ClassVar[bool] = True
+
+    def infer(self, *operands: TensorType) -> TensorType:
+        x, scale = operands
+        normalize_axis(self.axis, x.rank, self.name)
+        if not x.is_float or scale.dtype != x.dtype:
+            raise TypeError(f"{self.name}: operands must be floats of one dtype, got {x} and {scale}")
+        if broadcast(x.shape, scale.shape, self.name) != x.shape:
+            raise ValueError(f"{self.name}: the scale {scale} does not broadcast to {x}")
+        return x
+
+    def _axes(self, rank: int) -> tuple[int, ...]:
+        return tuple(range(self.axis % rank - rank, 0))
+
+    def _deviation(self, x: Value) -> Value:
+        return ((x * x).mean(axis=self._axes(x.rank), keepdims=True) + self.epsilon).sqrt()
+
+    def decompose(self, *operands: Any) -> Any:
+        x, scale = operands
+        return x / self._deviation(x) * scale
+
+    def evaluate(self, *operands: Any, out: Any = None) -> Any:
+        x, scale = operands
+        wide = x.astype(np.float32) if x.dtype == np.float16 else x
+        y = np.multiply(wide, wide, out=out if wide is x else None)
+        deviation = np.sqrt(y.mean(self._axes(x.ndim), keepdims=True) + wide.dtype.type(self.epsilon))
+        np.divide(wide, deviation, out=y)
+        y *= scale
+        return y if wide is x else store(y.astype(x.dtype), out)
+
+    def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
+        x, scale = operands
+        deviation = self._deviation(x)
+        scaled, normalized = cotangent * scale, x / deviation
+        along = (scaled * normalized).mean(axis=self._axes(x.rank), keepdims=True)
+        return (scaled - normalized * along) / deviation, unbroadcast(cotangent * normalized, scale.shape)
+
+    def flops(self, result: Any, *operands: TensorType) -> Any:
+        return operands[0].size * 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,3 +224,8 @@ def layer_normalization(x: Value, scale: Value, bias: Value | None = None, epsil
     """LayerNormalization over the last axis."""
     operands = (x, scale) if bias is None else (x, scale, bias)
     return apply(LayerNormalization(-1, float(epsilon)), *operands)
+
+
+def rms_normalization(x: Value, scale: Value, epsilon: float = 1e-5) -> Value:
+    """RMSNormalization over the last axis."""
+    return apply(RMSNormalization(-1, float(epsilon)), x, scale)

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lora_graph.ir.dims import Dim
+from lora_graph.ir import dims
+from lora_graph.ir.dims import Dim, Shape
 from lora_graph.ir.leaves import constant
 from lora_graph.ir.op import Lowering, NodeView
 from lora_graph.ir.types import Array, TensorType
@@ -50,10 +51,13 @@ class MaxPool(Pool):
 
     @classmethod
     def read(cls, node: NodeView) -> Value | tuple[Value, ...]:
-        if node.attributes.get("storage_order"):
-            raise ValueError("MaxPool: storage_order=1 is not supported")
+        (x,) = node.operands
+        assert x is not None
         fields = cls.fields_of(node)
-        return apply(cls(**fields), node.operands[0]), apply(MaxPoolIndices(**fields), node.operands[0])
+        at: Value = apply(MaxPoolIndices(**fields), x)
+        if node.attributes.get("storage_order"):
+            at = column_major(at, x.shape[2:])
+        return apply(cls(**fields), x), at
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +111,17 @@ class MaxPoolIndices(Pool):
 
     def lower(self, to: Lowering, *operands: str) -> str:
         return to.result(to.node("MaxPool", operands, self.written(to, operands[0]), results=2), 1)
+
+
+def column_major(at: Value, spatial: Shape) -> Value:
+    """Indices into flattened images of ``spatial`` size, where these are written with the first axis the fastest."""
+    behind = dims.product(spatial)
+    inside, step = at % behind, dims.dim(1)
+    start = at - inside
+    for length in spatial:
+        behind = behind // length
+        start, inside, step = start + inside / behind * step, inside % behind, step * length
+    return start
 
 
 @dataclass(frozen=True, eq=False)

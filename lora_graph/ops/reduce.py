@@ -16,7 +16,7 @@ from lora_graph.ir.types import Array, TensorType, normalize_axis
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops.base import Cotangents, Varying, store
 from lora_graph.ops.select import where
-from lora_graph.ops.shape import axes_of, expand, unsqueeze
+from lora_graph.ops.shape import axes_of, expand, flatten, unsqueeze
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +27,8 @@ class Reduction(Op, abstract=True):
     keepdims: int = 0
     writes_out: ClassVar[bool] = True
     kinds: ClassVar[str] = "fiu"
+    bools: ClassVar[bool] = False
+    """Whether ONNX has it for bools, which are then read as the numbers 0 and 1."""
 
     def __post_init__(self) -> None:
         if self.axes == ():
@@ -71,9 +73,8 @@ class Reduction(Op, abstract=True):
         return operands[0].size
 
     def lower(self, to: Lowering, *operands: str) -> str:
-        if not self.axes:
-            noop = {} if self.axes is None else {"noop_with_empty_axes": 1}
-            return to.node(self.name, operands, {"keepdims": self.keepdims, **noop})
+        if self.axes is None:
+            return to.node(self.name, operands, {"keepdims": self.keepdims})
         # counted from the front: ONNX Runtime overlooks a negative axis of an empty tensor
         axes = to.constant([axis % to.type(operands[0]).rank for axis in self.axes], np.int64)
         noted = {"axes": self.axes} if min(self.axes) < 0 else {}
@@ -81,14 +82,21 @@ class Reduction(Op, abstract=True):
 
     @classmethod
     def read(cls, node: NodeView) -> Value:
-        x, axes, keepdims = node.operands[0], axes_of(node), int(node.attributes.get("keepdims", 1))
+        x, axes, keepdims = node.operands[0], axes_of(node) or None, int(node.attributes.get("keepdims", 1))
         assert x is not None
-        if not axes:
-            axes = () if node.attributes.get("noop_with_empty_axes") else None
+        if axes is None and node.attributes.get("noop_with_empty_axes"):
+            return cls.of_no_axes(x)
         noted = node.noted("axes")
         if noted and axes and [axis % x.rank for axis in noted] == list(axes):
             axes = noted
+        if x.dtype == np.bool_ and cls.bools:
+            return apply(cls(axes, keepdims), x.astype(np.uint8)).astype(np.bool_)
         return apply(cls(axes, keepdims), x)
+
+    @classmethod
+    def of_no_axes(cls, x: Value) -> Value:
+        """What is left of the reduction where it is told to reduce along no axis."""
+        return x
 
 
 class ReduceSum(Reduction):
@@ -129,6 +137,8 @@ class ReduceMean(Reduction):
 class ReduceMax(Reduction):
     """y = max x; equal maxima share the cotangent. The maximum of nothing is the lowest number of the dtype."""
 
+    bools: ClassVar[bool] = True
+
     def along(self, x: Array, axes: tuple[int, ...], keepdims: bool) -> Any:
         lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
         return np.max(x, axis=axes, keepdims=keepdims, initial=lowest)
@@ -139,6 +149,8 @@ class ReduceMax(Reduction):
 
 class ReduceMin(Reduction):
     """y = min x; equal minima share the cotangent. The minimum of nothing is the highest number of the dtype."""
+
+    bools: ClassVar[bool] = True
 
     def along(self, x: Array, axes: tuple[int, ...], keepdims: bool) -> Any:
         highest = np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).max
@@ -208,6 +220,18 @@ class Distribution(Op, abstract=True):
 
     def flops(self, result: Any, *operands: TensorType) -> Any:
         return operands[0].size * 5
+
+    @classmethod
+    def read(cls, node: NodeView) -> Value:
+        """Before opset 13 the elements of all axes from ``axis`` on sum to 1 together."""
+        (x,) = node.operands
+        assert x is not None
+        axis = node.attributes.get("axis", 1 if node.opset < 13 else -1)
+        if node.opset >= 13 or normalize_axis(axis, x.rank, cls.__name__) == x.rank - 1:
+            y: Value = apply(cls(axis), x)
+            return y
+        flat: Value = apply(cls(1), flatten(x, axis))
+        return flat.reshape(x.shape)
 
 
 class Softmax(Distribution):

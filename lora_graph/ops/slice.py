@@ -92,7 +92,11 @@ class Slice(Op):
 
     @classmethod
     def read(cls, node: NodeView) -> Value:
-        x, starts, ends = node.operands[0], node.static_shape(1), node.static_shape(2)
+        x, attributes = node.operands[0], node.attributes
+        if node.opset < 10:
+            starts, ends, axes = attributes["starts"], attributes["ends"], attributes.get("axes")
+            return apply(cls(starts, ends, axes or tuple(range(len(starts))), (1,) * len(starts)), x)
+        starts, ends = node.static_shape(1), node.static_shape(2)
         if x is None or starts is None or ends is None:
             raise ValueError("Slice: the bounds have to be known or computed from dimensions")
         axes, steps = node.static(3), node.static(4)
@@ -146,8 +150,8 @@ class Pad(Op):
     mode: str = "constant"
 
     def __post_init__(self) -> None:
-        if self.mode not in ("constant", "reflect", "edge"):
-            raise ValueError(f"Pad: mode is 'constant', 'reflect' or 'edge', not {self.mode!r}")
+        if self.mode not in ("constant", "reflect", "edge", "wrap"):
+            raise ValueError(f"Pad: mode is 'constant', 'reflect', 'edge' or 'wrap', not {self.mode!r}")
 
     def infer(self, *operands: TensorType) -> TensorType:
         x = operands[0]
@@ -184,7 +188,11 @@ class Pad(Op):
 
     @classmethod
     def read(cls, node: NodeView) -> Value:
-        x, pads, axes = node.operands[0], node.static_shape(1), node.static(3)
+        x, mode = node.operands[0], node.attributes.get("mode", "constant")
+        if node.opset < 11:
+            value = [constant(node.attributes.get("value", 0.0), x.dtype)] if x is not None else []
+            return apply(cls(node.attributes["pads"], mode), x, *value)
+        pads, axes = node.static_shape(1), node.static(3)
         if x is None or pads is None:
             raise ValueError("Pad: the pads have to be known or computed from dimensions")
         if axes is not None:
@@ -192,8 +200,7 @@ class Pad(Op):
             for i, axis in enumerate(int(a) % x.rank for a in axes):
                 full[axis], full[axis + x.rank] = pads[i], pads[i + len(axes)]
             pads = tuple(full)
-        value = [v for v in node.operands[2:3] if v is not None]
-        return apply(cls(pads, node.attributes.get("mode", "constant")), x, *value)
+        return apply(cls(pads, mode), x, *(v.reshape(()) for v in node.operands[2:3] if v is not None))
 
 
 def concat(parts: Sequence[Value], axis: int = -1) -> Value:

@@ -17,6 +17,7 @@ from tests.reference import run
 OTHERWISE = {
     "And": "logical_and",
     "ArgMax": "argmax",
+    "CumSum": "cumsum",
     "GRU": "gru",
     "IsNaN": "is_nan",
     "LSTM": "lstm",
@@ -25,6 +26,7 @@ OTHERWISE = {
     "Min": "minimum",
     "Not": "logical_not",
     "Or": "logical_or",
+    "RMSNormalization": "rms_normalization",
     "RNN": "rnn",
     "Xor": "logical_xor",
 }

@@ -264,9 +264,16 @@ def test_a_window_left_out_by_ceil_mode_needs_opset_22() -> None:
     close(Session(exported).run(np.arange(5.0).reshape(1, 1, 5)), [[[0.0, 2.0, 4.0]]], 0)
 
 
-def test_column_major_indices_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="storage_order=1 is not supported"):
-        read_model(model("MaxPool", (1, 1, 2, 2), {"kernel_shape": (2, 2), "storage_order": 1}, 2))
+def test_column_major_indices_count_the_first_spatial_axis_fastest() -> None:
+    shape = (2, 3, 4, 5, 3)
+    window = {"kernel_shape": (2, 3, 2), "strides": (2, 1, 1)}
+    rows, columns = (
+        read_model(model("MaxPool", shape, {**window, "storage_order": order}, 2)).graph for order in (0, 1)
+    )
+    x = np.random.default_rng(4).normal(size=shape).astype(np.float32)
+    by_rows, by_columns = (run(list(graph.outputs.values()), {"x": x})[1] for graph in (rows, columns))
+    n, c, h, w, d = np.unravel_index(by_rows, shape)
+    np.testing.assert_array_equal(by_columns, ((((n * 3 + c) * 3 + d) * 5 + w) * 4 + h))
 
 
 def test_one_node_gives_maxima_and_indices() -> None:
