@@ -14,6 +14,7 @@ from lora_graph.ir.dims import Dim
 from lora_graph.ir.op import NodeView
 from lora_graph.ir.types import Array
 from lora_graph.ir.value import Value, apply
+from lora_graph.onnx.attention import read_attention
 from lora_graph.onnx.symbolic import vector
 from lora_graph.ops.cumulative import arange
 from lora_graph.ops.gather import gather_nd
@@ -171,6 +172,7 @@ def _operand(node: View, index: int = 0) -> Value:
 
 
 READERS: dict[str, Callable[[Any], Value | tuple[Value, ...]]] = {
+    "Attention": read_attention,
     "Constant": read_constant,
     "Identity": read_identity,
     "Shape": read_shape,

@@ -21,8 +21,10 @@ from lora_graph.ops.activation import (
     tanh,
 )
 from lora_graph.ops.arithmetic import maximum, minimum
+from lora_graph.ops.attention import attention
 from lora_graph.ops.convolution import conv, conv_transpose, conv_weight_gradient
 from lora_graph.ops.cumulative import cumsum
+from lora_graph.ops.einsum import einsum
 from lora_graph.ops.functions import (
     abs,  # noqa: A004
     add,
@@ -72,6 +74,7 @@ from lora_graph.ops.pooling import (
 )
 from lora_graph.ops.recurrent import gru, lstm, rnn
 from lora_graph.ops.reduce import argmax, log_softmax, softmax
+from lora_graph.ops.rotary import rotary_embedding
 from lora_graph.ops.scan import scan
 from lora_graph.ops.select import cast, clip, where
 from lora_graph.ops.shape import expand, flatten, reshape, squeeze, swap_last, transpose, unsqueeze
@@ -87,6 +90,7 @@ __all__ = [
     "add",
     "apply",
     "argmax",
+    "attention",
     "average_pool",
     "batch_normalization",
     "cast",
@@ -100,6 +104,7 @@ __all__ = [
     "cos",
     "cumsum",
     "div",
+    "einsum",
     "elu",
     "equal",
     "erf",
@@ -161,6 +166,7 @@ __all__ = [
     "reshape",
     "rms_normalization",
     "rnn",
+    "rotary_embedding",
     "scan",
     "scatter_elements",
     "scatter_nd",

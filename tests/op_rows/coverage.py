@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lora_graph.ir import dim
-from tests.op_cases import Case, case, chosen, i, nonzero, x
+from tests.op_cases import Case, b, case, chosen, i, nonzero, x
 from tests.op_rows.common import op
 
 
@@ -19,6 +19,9 @@ def coverage() -> Iterator[Case]:
     yield from activations()
     yield from root_mean_squares()
     yield from likelihoods()
+    yield from sums_of_products()
+    yield from rotations()
+    yield from attentions()
 
 
 def running_sums() -> Iterator[Case]:
@@ -130,3 +133,90 @@ def likelihoods() -> Iterator[Case]:
                 flags = {"empty": reduction != "mean"}
                 yield case(instance, x(shape), i(labels, 0, 4), expected=loss, **flags)
                 yield case(instance, x(shape), i(labels, 0, 4), x("4", nonzero), expected=loss, **flags)
+
+
+def sums_of_products() -> Iterator[Case]:
+    for equation, *shapes in (
+        ("ij,jk->ik", "batch 3", "3 2"),
+        ("bij,bjk->bik", "batch 2 time", "batch time 2"),
+        ("ij->ji", "batch 3"),
+        ("ij->j", "batch 3"),
+        ("ij->", "batch 3"),
+        ("ii->i", "3 3"),
+        ("iij->j", "3 3 2"),
+        ("i,j", "3", "batch"),
+        ("ab, bc , cd", "batch 3", "3 2", "2 time"),
+        ("...ij,...jk->...ik", "batch 2 3", "1 3 2"),
+        ("...i,...i->...", "1 batch 3", "2 1 3"),
+        ("bhi,bhj->bhij", "batch 2 3", "batch 2 time"),
+    ):
+        yield case(op("Einsum", equation), *map(x, shapes), expected=lambda *a, e=equation: np.einsum(e, *a))
+    yield case(op("Einsum", "ij,j->i"), i("batch 3", 0, 5), i("3", 0, 5), expected=lambda a, v: (a * v).sum(1))
+
+
+def rotations() -> Iterator[Case]:
+    def rotated(a: Any, cos: Any, sin: Any, n: Any = None, interleaved: int = 0, heads: int = 0) -> Any:
+        turned = (a.reshape(*a.shape[:2], heads, a.shape[2] // heads) if heads else a.transpose(0, 2, 1, 3)).copy()
+        cos, sin = (table[:, :, None] if n is None else table[n][:, :, None] for table in (cos, sin))
+        pairs = cos.shape[-1]
+        for j in range(pairs):
+            first, second = (2 * j, 2 * j + 1) if interleaved else (j, j + pairs)
+            u, v = turned[..., first].copy(), turned[..., second].copy()
+            turned[..., first] = u * cos[..., j] - v * sin[..., j]
+            turned[..., second] = u * sin[..., j] + v * cos[..., j]
+        return turned.reshape(a.shape) if heads else turned.transpose(0, 2, 1, 3)
+
+    for interleaved, heads, part, shape, table in (
+        (0, 0, 0, "batch 2 time 4", "2"),
+        (1, 0, 0, "batch 2 time 4", "2"),
+        (0, 2, 0, "batch time 8", "2"),
+        (1, 2, 2, "batch time 8", "1"),
+        (0, 0, 2, "batch 3 time 4", "1"),
+    ):
+        formula = lambda *a, s=(interleaved, heads): rotated(*a, interleaved=s[0], heads=s[1])  # noqa: E731
+        instance, rows = op("RotaryEmbedding", interleaved, heads, part), x(f"batch time {table}")
+        yield case(instance, x(shape), rows, rows, expected=formula)
+        rows = x(f"5 {table}")
+        yield case(instance, x(shape), rows, rows, i("batch time", 0, 5), expected=formula)
+
+
+def attentions() -> Iterator[Case]:
+    def attended(
+        q: Any, k: Any, v: Any, m: Any = None, heads: Any = (0, 0), causal: int = 0, scale: Any = None, cap: float = 0.0
+    ) -> Any:
+        if q.ndim == 3:
+            sizes = (heads[0], heads[1], heads[1])
+            q, k, v = (
+                t.reshape(*t.shape[:2], n, t.shape[2] // n).transpose(0, 2, 1, 3)
+                for t, n in zip((q, k, v), sizes, strict=True)
+            )
+        y = np.zeros((*q.shape[:3], v.shape[3]))
+        for at, h, r in np.ndindex(q.shape[:3]):
+            keys, values = (t[at, h // (q.shape[1] // k.shape[1])] for t in (k, v))
+            scores = keys @ q[at, h, r] * (1 / np.sqrt(q.shape[3]) if scale is None else scale)
+            scores = cap * np.tanh(scores / cap) if cap else scores
+            if m is not None:
+                own = np.broadcast_to(m, (*q.shape[:3], len(keys)))[at, h, r]
+                scores = np.where(own, scores, -np.inf) if own.dtype == bool else scores + own
+            scores = np.where(causal * np.arange(len(keys)) > r, -np.inf, scores)
+            if np.isfinite(scores).any():
+                weights = np.exp(scores - scores.max())
+                y[at, h, r] = weights @ values / weights.sum()
+        return y.transpose(0, 2, 1, 3).reshape(len(y), y.shape[2], y.shape[1] * y.shape[3]) if heads[0] else y
+
+    four = [x("batch 2 time 3"), x("batch 2 4 3"), x("batch 2 4 2")]
+    for causal, scale, cap, mask in (
+        (0, None, 0.0, []),
+        (1, None, 0.0, []),
+        (0, 0.25, 2.0, [x("time 4")]),
+        (1, None, 0.5, [x("batch 1 1 4")]),
+        (0, None, 0.0, [b("2 1 4")]),
+        (1, None, 0.0, [b("batch 2 time 4")]),
+    ):
+        formula = lambda *a, s=(causal, scale, cap): attended(*a, causal=s[0], scale=s[1], cap=s[2])  # noqa: E731
+        instance = op("Attention", causal, 0, 0, scale, cap)
+        yield case(instance, *four, *mask, expected=formula)
+    shared = [x("batch 4 2 3"), x("batch 2 time 3"), x("batch 2 time 2")]
+    yield case(op("Attention"), *shared, expected=attended)
+    three = [x("batch time 8"), x("batch 3 4"), x("batch 3 6")]
+    yield case(op("Attention", 1, 2, 4), *three, expected=lambda *a: attended(*a, heads=(4, 2), causal=1))
