@@ -19,6 +19,7 @@ from lora_graph.ir.types import TensorType
 from lora_graph.ir.value import Value
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.trace import Context
+from lora_graph.ops.linalg import eye
 
 Place = str | Sequence[Site]
 """Where an adapter goes: ``"output"``, ``"weight"``, or some of the places that :func:`weight_sites` finds."""
@@ -31,7 +32,8 @@ class Adapter(Layer):
     """y = base(x) + delta(x), or with ``site="weight"`` the delta inside the layer, beside each linear weight.
 
     A family is a subclass with two methods: ``create_branch`` makes the layer that holds the parameters beside one
-    weight, ``delta`` says what it adds. Everything else (training, merging, export) follows from the graph.
+    weight, ``delta`` says what it adds; ``change`` may spell ΔW in a shorter way. Everything else (training, merging,
+    export) follows from the graph.
 
     ``alpha`` negative means the rank. ``freeze_base_layer`` holds the base fixed; the base itself, its mode and its
     freezing, is never touched, so two adapters can share it. A frozen base runs in evaluation mode.
@@ -41,7 +43,7 @@ class Adapter(Layer):
     branch: ClassVar[str] = "lora"
     has_pairs: ClassVar[bool] = False
     """Whether ``create_branch`` makes the low-rank pair that fits a site: a convolution beside a convolution, a lookup
-    beside a lookup. Otherwise such a weight is changed as a whole, by ΔW read off the branch."""
+    beside a lookup. Otherwise such a weight is changed as a whole, by :meth:`change`."""
 
     def __init_subclass__(cls) -> None:
         if "family" in cls.__dict__:
@@ -66,7 +68,7 @@ class Adapter(Layer):
         self.site = checks.choice("site", site, ("output", "weight")) if given is None else "weight"
         sites = self._find_sites(base_layer) if given is None else given
         if not sites:
-            raise ValueError(f"site='weight': {base_layer.layer_name} multiplies by no weight; use site='output'")
+            raise ValueError(f"site='weight': {base_layer.layer_name} multiplies by no weight")
         sites = [site if site.rank else replace(site, rank=self._rank, alpha=self._alpha) for site in sites]
         super().__init__(
             input_shape=base_layer.input_shapes, output_shape=base_layer.output_shapes, dtype=base_layer.dtype, rng=rng
@@ -93,6 +95,11 @@ class Adapter(Layer):
     def delta(self, ctx: Context, name: str, branch: Layer, h: Value) -> Value:
         """What the branch ``name`` adds for the input ``h`` of its weight."""
         raise NotImplementedError(f"{type(self).__name__} must implement delta")
+
+    def change(self, ctx: Context, name: str, branch: Layer, weight: Value) -> Value:
+        """ΔW ``[in_features, out_features]`` where ``weight`` is changed as a whole: ``delta`` at the identity."""
+        (size,) = branch.input_shape
+        return self.delta(ctx, name, branch, eye(size, weight.dtype))
 
     # -- properties -----------------------------------------------------------------------------------------------
 
@@ -185,7 +192,8 @@ class Adapter(Layer):
         found: dict[Value, tuple[Site, Delta]] = {}
         for name, place in self._sites.items():
             assert place.owner is not None
-            delta = partial(self.delta, ctx, name, self._children[name])
+            added = self.change if place.changes_weight else self.delta
+            delta = partial(added, ctx, name, self._children[name])
             found[ctx.of(place.owner).param(place.weight)] = place, delta
         return found
 

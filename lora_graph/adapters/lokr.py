@@ -45,6 +45,12 @@ class KroneckerLayer(Layer):
         inner = x.reshape((*lead, n, self._width)) @ ctx.param("B").reshape((p, self._width)).T
         return (ctx.param("A") @ inner).reshape((*lead, m * p)) * self.scaling
 
+    def product(self, a: Value, b: Value) -> Value:
+        """s · A ⊗ B as a matrix ``[output_size, input_size]``."""
+        (m, n), (p, _) = self.factors
+        blocks = a.reshape((m, 1, n, 1)) * (b * self.scaling).reshape((p, 1, self._width))
+        return blocks.reshape((m * p, n * self._width))
+
 
 class LoKrAdapter(Adapter):
     """y = base(x) + s · x (A ⊗ B)ᵀ, s = alpha / rank, with A ``[m, n]`` and B ``[p, q]``.
@@ -128,6 +134,11 @@ class LoKrAdapter(Adapter):
 
     def delta(self, ctx: Context, name: str, branch: Layer, h: Value) -> Value:
         return ctx.call(branch, h)
+
+    def change(self, ctx: Context, name: str, branch: Layer, weight: Value) -> Value:
+        assert isinstance(branch, KroneckerLayer)
+        matrices = ctx.of(branch)
+        return branch.product(matrices.param("A"), matrices.param("B")).T
 
     def get_diagnostics(self) -> dict[str, str]:
         a, b = self.matrix_a_dimensions, self.matrix_b_dimensions

@@ -19,7 +19,7 @@ from lora_graph.layers.trace import Context, Given
 from lora_graph.ops.arithmetic import Add
 from lora_graph.ops.convolution import Conv
 from lora_graph.ops.gather import Gather
-from lora_graph.ops.linalg import MatMul, eye
+from lora_graph.ops.linalg import MatMul
 from lora_graph.ops.recurrent import GRU, LSTM, RNN
 from lora_graph.ops.shape import Reshape, Transpose, Unsqueeze
 
@@ -29,7 +29,7 @@ class Site:
     """One place for a branch: how many features it maps to how many and, inside a layer, the weight it stands at.
 
     With a ``geometry`` the branch stands beside a convolution and maps images to images. Where ``changes_weight``, the
-    weight itself becomes W + ΔW, with ΔW read off the branch at the identity; elsewhere what the branch gives is added.
+    weight itself becomes W + ΔW; elsewhere what the branch gives is added.
     """
 
     in_features: int
@@ -57,7 +57,7 @@ class Site:
 
 
 Delta = Callable[[Value], Value]
-"""What a branch adds for the input of its weight."""
+"""What a branch adds for the input of its weight, or to the weight itself where its site changes that."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +209,6 @@ def inject(ctx: Context, x: Given, y: Given, deltas: Mapping[Value, Sequence[tup
 
 def _changed(operand: Value, weight: Value, site: Site, delta: Delta) -> Value:
     """``operand`` with W + ΔW for the parameter W in it."""
-    change = delta(eye(site.in_features, weight.dtype))
+    change = delta(weight)
     oriented = change.T if site.is_transposed else change
     return replace([operand], {weight: weight + oriented.reshape(weight.shape)})[0]

@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 import onnx
 import onnxruntime
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from lora_graph import checks
 from lora_graph.errors import LoadError
@@ -33,6 +34,9 @@ PROVIDERS = {
 }
 """Short names; the full name of any provider is understood as well."""
 
+ENDS_THE_PROCESS = {"LSTM", "GRU"}
+"""Ops that ONNX Runtime 1.31 cannot run on an empty batch: they end the process, with no error to catch."""
+
 INLINE_LIMIT = 2**31 - 2**24
 """Bytes of weights of a model that is handed over in memory; a larger one goes through a temporary file."""
 
@@ -53,7 +57,10 @@ class Session:
         options.log_severity_level = 4  # what it calls an error is raised
         if threads is not None:
             options.intra_op_num_threads = checks.integer("threads", threads, 1)
+        if isinstance(model, Layer):
+            model = export_onnx(model)
         self._session = _open(model, options, wanted)
+        self._unfit_for_empty = sorted(_op_types(model) & ENDS_THE_PROCESS)
         self._providers = self._session.get_providers()
         missing = [name for name in wanted if name not in self._providers]
         if missing:
@@ -86,7 +93,7 @@ class Session:
 
         Floats are cast to the model's dtype. One output comes back as an array, several as a dict by name. Raises
         ValueError naming the input for a missing or unknown name, a wrong rank or a wrong size, and for inputs that the
-        model fails on; TypeError for numbers of another kind.
+        model fails on, as LSTM and GRU do on empty ones; TypeError for numbers of another kind.
         """
         if self._session is None:
             raise RuntimeError("the session is closed")
@@ -99,6 +106,9 @@ class Session:
         binding: dict[str, int] = {}
         types = {**self._inputs, **{name: self._overridable[name] for name in given if name in self._overridable}}
         feeds = {name: _fit(name, given[name], type_, binding) for name, type_ in types.items()}
+        empty = [f"{name!r} is {type_of(array)}" for name, array in feeds.items() if not array.size]
+        if empty and self._unfit_for_empty:
+            raise ValueError(f"ONNX Runtime has no {self._unfit_for_empty[0]} of empty inputs, but {empty[0]}")
         try:
             results = self._session.run(None, feeds)
         except Exception as error:  # ONNX Runtime's own exceptions have no common base class but this one
@@ -143,9 +153,7 @@ def _available_text() -> str:
     return f"available: {', '.join(short.get(name, name) for name in onnxruntime.get_available_providers())}"
 
 
-def _open(model: ModelSource | Layer, options: Any, providers: list[str]) -> Any:
-    if isinstance(model, Layer):
-        model = export_onnx(model)
+def _open(model: ModelSource, options: Any, providers: list[str]) -> Any:
     if isinstance(model, str | os.PathLike):
         if not Path(model).is_file():
             raise LoadError(f"{os.fspath(model)}: no such file")
@@ -160,6 +168,27 @@ def _open(model: ModelSource | Layer, options: Any, providers: list[str]) -> Any
         path = Path(folder, "model.onnx")
         save_model(model, path)
         return _start(str(path), "the model", options, providers)
+
+
+def _op_types(model: ModelSource) -> set[str]:
+    """The types of all nodes, those of subgraphs and functions included; none for a file in another format than ONNX's.
+
+    A path is read anew rather than handed over as bytes, for then ONNX Runtime would not find external data.
+    """
+    if not isinstance(model, onnx.ModelProto):
+        content = Path(model).read_bytes() if isinstance(model, str | os.PathLike) else bytes(model)
+        try:
+            model = onnx.ModelProto.FromString(content)
+        except DecodeError:
+            return set()
+    found: set[str] = set()
+    left: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
+    while left:
+        for node in left.pop().node:
+            found.add(node.op_type)
+            for attribute in node.attribute:
+                left += [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]
+    return found
 
 
 def _start(model: str | bytes, label: str, options: Any, providers: list[str]) -> Any:

@@ -18,7 +18,10 @@ from lora_graph.ops.shape import expand, zeros_like
 
 @dataclass(frozen=True, eq=False)
 class Gather(Op):
-    """Slices of ``data`` along ``axis`` at ``indices`` (negative ones count from the end): rows of an embedding."""
+    """Slices of ``data`` along ``axis`` at ``indices`` (negative ones count from the end): rows of an embedding.
+
+    ValueError when run with an index that is out of range.
+    """
 
     axis: int = 0
 
@@ -30,7 +33,11 @@ class Gather(Op):
 
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
         data, indices = operands
-        return np.asarray(np.take(data, indices, axis=self.axis))
+        try:
+            return np.asarray(np.take(data, indices, axis=self.axis))
+        except IndexError as error:
+            count = data.shape[self.axis]
+            raise ValueError(f"Gather: indices must be in {-count}..{count - 1}: {error}") from error
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         data, indices = operands

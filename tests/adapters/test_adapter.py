@@ -62,7 +62,7 @@ BAD: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
     ((dense(), 2), {"site": "input"}, ValueError, "site must be one of output, weight, got 'input'"),
     ((dense(), 2), {"site": None}, TypeError, "site must be one of output, weight"),
     ((dense(), 2), {"rng": "seed"}, TypeError, "rng must be None, an int or a numpy.random.Generator"),
-    ((Gain(5), 2), {"site": "weight"}, ValueError, "Gain multiplies by no weight; use site='output'"),
+    ((Gain(5), 2), {"site": "weight"}, ValueError, "site='weight': Gain multiplies by no weight"),
 ]
 
 

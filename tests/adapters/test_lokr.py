@@ -13,7 +13,7 @@ import lora_graph as lg
 from lora_graph.adapters.lokr import kronecker_factors
 from lora_graph.autodiff import gradients
 from lora_graph.rewrite import optimize_graph
-from tests.layers.cases import Gain
+from tests.layers.cases import Gain, shifted
 from tests.reference import close
 
 
@@ -120,7 +120,7 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (make(factors=(5, 4, 2, 3)), TypeError, r"factors must be \(\(m, n\), \(p, q\)\)"),
     (make(factors=((5, 4.0), (2, 3))), TypeError, "factors must be an int, got 4.0"),
     (make(factors=((5, 4), (0, 3))), ValueError, "factors must be at least 1, got 0"),
-    (make(base=Gain(12), site="weight"), ValueError, "Gain multiplies by no weight; use site='output'"),
+    (make(base=Gain(12), site="weight"), ValueError, "site='weight': Gain multiplies by no weight"),
 ]
 
 
@@ -133,3 +133,27 @@ def test_arguments_that_cannot_be(build: Callable[[], Any], error: type[Exceptio
 def test_diagnostics() -> None:
     found = lokr(12, 10, 4).get_diagnostics()
     assert (found["matrix_a"], found["matrix_b"], found["family"]) == ("5 x 4", "2 x 3", "lokr")
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        lambda: lg.ConvolutionalLayer(6, 4, 3, groups=2, rng=0),
+        lambda: lg.ConvolutionalLayer(6, 4, (3,), rng=0),
+        lambda: lg.LSTMLayer(4, 6, rng=0),
+        lambda: lg.GRULayer(4, 6, False, rng=0),
+    ],
+)
+def test_a_file_holds_the_factors_of_kernels_and_recurrent_weights_and_goes_on_from_them(base: Any) -> None:
+    adapter = shifted(lg.LoKrAdapter(base(), 3, 1.5, site="weight", rng=1))
+    read = lg.load_onnx(lg.export_onnx(adapter))
+    for name in adapter.get_parameter_names():
+        assert read.get_parameter_shape(name) == adapter.get_parameter_shape(name)
+    assert read.parameter_count == adapter.parameter_count
+
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(3, *(size if isinstance(size, int) else 5 for size in read.input_shape)))
+    target = rng.normal(size=read.forward(x).shape)
+    lg.fit(read, (x, target), epochs=2, batch_size=3)
+    merged = lg.Session(lg.export_onnx(read, form="merged"))
+    np.testing.assert_allclose(merged.run(x), read.eval().forward(x), rtol=1e-5, atol=1e-6)

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 
+import lora_graph as lg
 from lora_graph.errors import LoadError
 from lora_graph.ir import Graph, input, parameter  # noqa: A004
 from lora_graph.onnx import Session, lower, save_model, session
@@ -155,3 +156,17 @@ def test_it_shows_what_it_takes_and_gives() -> None:
     x = input("x", np.float32, ("batch", 2))
     shown = repr(Session(lower(Graph((x,), {"y": x + 1}), {})))
     assert shown == "<Session: x float32[batch, 2] -> y float32[batch, 2] on CPUExecutionProvider>"
+
+
+@pytest.mark.parametrize("form", ["layer", "bytes", "path"])
+@pytest.mark.parametrize(("recurrent", "shape"), [(lg.LSTMLayer, (0, 3, 2)), (lg.GRULayer, (2, 0, 2))])
+def test_empty_inputs_that_would_end_the_process_are_an_error(
+    recurrent: Any, shape: tuple[int, ...], form: str, tmp_path: Path
+) -> None:
+    layer, path = recurrent(2, 3, rng=0), tmp_path / "model.onnx"
+    model = lg.export_onnx(layer, path)
+    running = Session({"layer": layer, "bytes": model.SerializeToString(), "path": path}[form])
+    with pytest.raises(ValueError, match=r"ONNX Runtime has no (LSTM|GRU) of empty inputs, but 'x' is float32\["):
+        running.run(np.zeros(shape))
+    x = np.ones((2, 3, 2), np.float32)
+    close(running.run(x), layer.forward(x), 1e-6)
