@@ -6,11 +6,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_graph import checks
+from lora_graph.ir import dims
+from lora_graph.ir.leaves import size_of
 from lora_graph.ir.value import Value
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.samples import image_shape
 from lora_graph.layers.trace import Context
 from lora_graph.ops.normalization import batch_normalization, batch_statistics, layer_normalization
+from lora_graph.ops.select import where
 from lora_graph.ops.shape import with_one_batch_axis
 
 
@@ -18,8 +21,9 @@ class BatchNormalizationLayer(Layer):
     """y = (x - μ) / √(σ² + ε) · weight + bias for each channel of ``[channels, *spatial]`` (Ioffe & Szegedy, 2015).
 
     In training μ and σ² are those of the batch, and ``running_mean`` and ``running_var``, which do not train, become
-    old · momentum + new · (1 - momentum), as in ONNX (σ² the population's variance). In evaluation, and where the
-    layer is frozen, μ and σ² are the running ones, and stay. ``spatial_axes=0`` normalizes features.
+    old · momentum + new · (1 - momentum), as in ONNX (σ² the population's variance); an empty batch leaves them. In
+    evaluation, and where the layer is frozen, μ and σ² are the running ones, and stay. ``spatial_axes=0`` normalizes
+    features.
     """
 
     def __init__(
@@ -48,8 +52,9 @@ class BatchNormalizationLayer(Layer):
         mean, var = ctx.param("running_mean"), ctx.param("running_var")
         if ctx.training and not ctx.frozen:
             running, (mean, var) = (mean, var), batch_statistics(x)
+            is_any = size_of(dims.product((x.shape[0], *x.shape[2:])), np.int64) > 0
             for name, old, new in zip(("running_mean", "running_var"), running, (mean, var), strict=True):
-                ctx.update(name, old * self.momentum + new * (1 - self.momentum))
+                ctx.update(name, where(is_any, old * self.momentum + new * (1 - self.momentum), old))
         return batch_normalization(x, ctx.param("weight"), ctx.param("bias"), mean, var, self.epsilon)
 
 

@@ -82,11 +82,22 @@ def _hoistable(graph: Graph, facts: Facts) -> list[Value]:
             and facts.is_foldable(value)
             and facts.origin(value) is not Origin.CONSTANTS
         ):
-            while value.op.view and cost.size(value.type) >= cost.size(value.operands[0].type):
-                value = value.operands[0]
+            value = _computed(value)
             if value.operands:
                 candidates[value] = None
     return list(candidates)
+
+
+def _computed(value: Value) -> Value:
+    """What ``value`` is a view of, all of it; with the views that give it as many axes as its namesake has."""
+    views = []
+    while value.op.view and cost.size(value.type) >= cost.size(value.operands[0].type):
+        views.append(value)
+        value = value.operands[0]
+    if not views or not value.operands:
+        return value
+    axes = len(_namesake(value).type.shape)
+    return next((view for view in [value, *reversed(views)] if view.rank == axes), value)
 
 
 def _namesake(value: Value) -> Parameter:

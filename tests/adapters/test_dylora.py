@@ -191,3 +191,17 @@ def test_diagnostics() -> None:
     found = dylora().get_diagnostics()
     assert (found["active_ranks"], found["deployment_rank"], found["rank_scaling"]) == ("1, 2, 5", "5", "max_rank")
     assert (found["family"], found["site"], found["base_layer"]) == ("dylora", "output", "DenseLayer")
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_file_of_a_convolution_holds_the_slice_in_the_shapes_of_a_pair(
+    groups: int, rng: np.random.Generator
+) -> None:
+    adapter = lg.DyLoRAAdapter(lg.ConvolutionalLayer(4, 6, (3, 2), groups=groups, rng=0), 3, [1, 2, 3], 6.0, rng=1)
+    adapter.set_parameter("lora.B", rng.normal(size=(6, 3, 1, 1)))
+    adapter.set_deployment_rank(2)
+    inner = 4 // groups
+    slices = adapter.get_parameter("lora.A").reshape(groups, 3, inner, 3, 2)[:, :2].reshape(groups * 2, inner, 3, 2)
+    read = lg.load_onnx(lg.export_onnx(adapter))
+    np.testing.assert_array_equal(read.get_parameter("lora.A"), slices)
+    np.testing.assert_array_equal(read.get_parameter("lora.B"), 2 * adapter.get_parameter("lora.B")[:, :2])

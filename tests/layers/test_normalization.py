@@ -162,3 +162,15 @@ def test_values_and_gradients_are_those_of_pytorch(training: bool, rng: np.rando
 def test_errors_name_the_argument(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         lg.BatchNormalizationLayer(**options)
+
+
+@pytest.mark.parametrize("axes", [0, 2])
+def test_an_empty_batch_leaves_the_running_statistics(axes: int) -> None:
+    layer = lg.BatchNormalizationLayer(3, spatial_axes=axes)
+    sample = (3, *(2, 2)[:axes])
+    layer.forward(np.random.default_rng(0).normal(size=(4, *sample)))
+    before = layer.state
+    assert before["running_mean"].any()
+    assert layer.forward(np.zeros((0, *sample))).shape == (0, *sample)
+    for name, array in layer.state.items():
+        np.testing.assert_array_equal(array, before[name])

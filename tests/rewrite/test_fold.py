@@ -160,3 +160,9 @@ def test_large_arrays_are_neither_copied_nor_read(preset: str) -> None:
         tracemalloc.stop()
     assert new["huge"] is state["huge"]
     assert peak < 10_000_000
+
+
+def test_a_new_weight_has_as_many_axes_as_the_one_it_replaces() -> None:
+    cut = A.reshape((2, 3, 2))[:, :2].reshape((4, 2))
+    new, _, _ = hoist(graph_of({"y": ops.input("h", "float64", ("batch", 4)) @ cut}), Facts("one"))
+    assert {name: leaf.shape for name, leaf in new.parameters.items()} == {"lora.A": (4, 2)}
