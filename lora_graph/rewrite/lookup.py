@@ -44,7 +44,7 @@ def _table(facts: Facts, d: Value, i: Value, w: Value) -> Value | None:
             new[value] = table.reshape((*lead, table.shape[1]))
             continue
         path.add(value)
-        if len(path) > MAX_BYPASS or not is_linear(facts, value, i.rank):
+        if len(path) > MAX_BYPASS or not is_linear(facts, value, value.operands, i.rank):
             return None
         stack.extend(value.operands)
     for value in topological([d], stop=lambda v: v in new or v not in path):

@@ -18,6 +18,7 @@ from lora_graph.ir.dims import Shape
 from lora_graph.ir.value import Value, apply, topological
 from lora_graph.ops.arithmetic import Add, Sub
 from lora_graph.ops.linalg import Gemm, MatMul, eye
+from lora_graph.ops.shape import Reshape
 from lora_graph.rewrite.pattern import any_op
 from lora_graph.rewrite.rule import Facts, Outcome, Refusal, rule
 
@@ -108,7 +109,7 @@ def linear_weight(facts: Facts, d: Value, x: Value) -> Value | Refusal | None:
     identity = _identity(lead, features, x.dtype)
     new: dict[Value, Value] = {x: identity}
     for value in topological([d], stop=lambda v: v is x or v not in path):
-        operands = [new.get(operand, operand) for operand in value.operands]
+        operands = [new.get(operand, operand) for operand in _operands(value, x)]
         if operands[0] is identity and lead_rank == 1 and isinstance(value.op, MatMul):
             new[value] = operands[1]  # what identity_times would make of it
         else:
@@ -133,18 +134,25 @@ def _path(facts: Facts, d: Value, x: Value) -> set[Value] | Refusal | None:
             path.add(value)
             if len(path) > MAX_BYPASS:
                 return None
-            if not is_linear(facts, value, x.rank - 1):
+            operands = _operands(value, x)
+            if not is_linear(facts, value, operands, x.rank - 1):
                 return obstacle(value, x, stack)
-            stack.extend(value.operands)
+            stack.extend(operands)
     return path if reached else None
 
 
-def is_linear(facts: Facts, value: Value, lead: int) -> bool:
-    """Whether ``value`` is linear in those of its operands that are not static; see :meth:`Op.is_linear`."""
-    if not value.operands or value.op.takes_results:
+def is_linear(facts: Facts, value: Value, operands: tuple[Value, ...], lead: int) -> bool:
+    """Whether ``value`` is linear in those of its ``operands`` that are not static; see :meth:`Op.is_linear`."""
+    if not operands or value.op.takes_results:
         return False
-    varying = tuple([not facts.is_static(operand) for operand in value.operands])
-    return value.op.is_linear(varying, tuple([operand.type for operand in value.operands]), lead)
+    varying = tuple([not facts.is_static(operand) for operand in operands])
+    return value.op.is_linear(varying, tuple([operand.type for operand in operands]), lead)
+
+
+def _operands(value: Value, x: Value) -> tuple[Value, ...]:
+    """What ``value`` is computed from; a Reshape of what x is one of, two in a row having become one, is one of x."""
+    is_again = isinstance(value.op, Reshape) and isinstance(x.op, Reshape) and value.operands == x.operands
+    return (x,) if is_again else value.operands
 
 
 def obstacle(at: Value, x: Value, rest: list[Value]) -> Refusal | None:

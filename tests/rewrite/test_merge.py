@@ -207,3 +207,17 @@ def test_a_weight_with_two_adapters_on_two_inputs_becomes_two_weights(rng: np.ra
     assert len(optimized.graph.parameters) == 2
     results = evaluate(optimized.graph, inputs, optimized.state(state))
     assert_same(results, evaluate(before, inputs, state), 1e-12)
+
+
+def test_a_bypass_that_reshapes_a_reshaped_input_anew_is_merged() -> None:
+    """The Reshape of a Kronecker bypass and that of its input become one, which no longer mentions the input."""
+    images = x("batch", 2, 3, name="images")
+    features = images.reshape("batch", 6)
+    graph = graph_of({"y": features @ W + kronecker(features)})
+    result = optimize_graph(graph, "deploy")
+    assert [value.op.name for value in result.graph.values if value.operands] == ["Reshape", "MatMul"]
+    given, state = arrays(graph, np.random.default_rng(0), SIZES)
+    change = 0.5 * np.kron(state["lokr.A"], state["lokr.B"]).T
+    expected = given["images"].reshape(3, 6) @ (state["base.W"] + change)
+    found = evaluate(result.graph, given, result.state(state))["y"]
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
