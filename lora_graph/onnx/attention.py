@@ -13,7 +13,7 @@ from lora_graph.ir.leaves import constant, size_of
 from lora_graph.ir.op import NodeView
 from lora_graph.ir.value import Value, apply
 from lora_graph.onnx.tensors import dtype_of
-from lora_graph.ops.attention import Attention, sees
+from lora_graph.ops.attention import Attention, full_mask, sees
 from lora_graph.ops.cumulative import arange
 from lora_graph.ops.logic import And
 from lora_graph.ops.select import where
@@ -31,13 +31,12 @@ def read_attention(node: NodeView) -> tuple[Value, ...]:
     present = [op.per_head(k, False), op.per_head(v, False)]
     if past_key is not None and past_value is not None:
         present = [concat([past, new], 2) for past, new in zip((past_key, past_value), present, strict=True)]
-    keys = present[0].shape[2]
+    queries, keys = op.per_head(q, True).shape[2], present[0].shape[2]
     mask = None if mask is None else padded(mask, keys)
     apart = past_key is not None or lengths is not None or left >= 0 or right >= 0
     operands = [q, k, v]
     if apart:
         operands = [op.per_head(q, True), *present]
-        queries = operands[0].shape[2]
         offset = None if past_key is None else size_of(past_key.shape[2])
         if lengths is not None:
             offset = lengths.reshape(lengths.shape[0], 1, 1, 1) - size_of(queries)
@@ -46,7 +45,7 @@ def read_attention(node: NodeView) -> tuple[Value, ...]:
     precision = get("softmax_precision")
     wide = q.dtype if precision is None else np.result_type(q.dtype, dtype_of(precision))
     if mask is not None:
-        operands.append(mask)
+        operands.append(full_mask(mask, queries, keys))
     operands = [x if x.dtype == np.bool_ else x.astype(wide) for x in operands]
     y: Value = apply(op, *operands).astype(q.dtype)
     if apart and q.rank == 3:

@@ -18,6 +18,7 @@ NO_KERNEL: dict[str, frozenset[str]] = {
     **dict.fromkeys(("GlobalMaxPool", "InstanceNormalization", "LSTM", "GRU", "RNN"), frozenset({"float64"})),
     **dict.fromkeys(("Erf", "Gelu", "Elu", "Softplus", "LeakyRelu", "PRelu"), frozenset({"float64"})),
     **dict.fromkeys(("Selu", "HardSigmoid", "HardSwish", "Mish", "Softsign"), frozenset({"float64"})),
+    "Attention": frozenset({"float64"}),
     "Gemm": frozenset({"int32", "int64"}),
     "Relu": frozenset({"int64"}),
     "ScatterElements add": frozenset({"float16"}),
@@ -29,7 +30,9 @@ NO_KERNEL: dict[str, frozenset[str]] = {
 
 Measured at opsets 21 to 26 by making a session with one node for each op and each of float16, float32, float64, int8,
 uint8, int32, int64 and bool; LSTM and GRU (float64) and the scatter ops (float16, with the reduction ``add``) make a
-session and then fail when it runs. Swish, a function of opset 24, runs in a model of opset 24 and in no later one.
+session and then fail when it runs. Without a kernel for float64, Attention is computed with a scale that is rounded to
+float32, and is NaN for a query that sees nothing. Swish, a function of opset 24, runs in a model of opset 24 and in no
+later one.
 """
 
 

@@ -56,8 +56,13 @@ class Attention(Fused):
         q = operands[0]
         if not q.is_float or any(operand.dtype != q.dtype for operand in operands[:3]):
             raise TypeError(f"{self.name}: Q, K and V must be floats of one dtype, got {_listed(operands[:3])}")
-        if any(mask.dtype not in (q.dtype, np.bool_) for mask in operands[3:]):
-            raise TypeError(f"{self.name}: the mask must be bool or {q.dtype.name}, got {operands[3]}")
+        for mask in operands[3:]:
+            if mask.dtype not in (q.dtype, np.bool_):
+                raise TypeError(f"{self.name}: the mask must be bool or {q.dtype.name}, got {mask}")
+            if mask.shape[-2:] != (q.shape[-2], operands[1].shape[-2]):  # ONNX Runtime stretches neither axis
+                raise ValueError(
+                    f"{self.name}: the mask must end in the queries and keys of {_listed(operands[:2])}, got {mask}"
+                )
         found = super().infer(*operands)
         assert isinstance(found, TensorType)
         return found
@@ -147,6 +152,11 @@ def factor(scalar: Value, x: Value) -> Value:
     return expand(scalar, x.shape[-1:]) if x.dtype == np.float64 else scalar
 
 
+def full_mask(mask: Value, queries: Dim, keys: Dim) -> Value:
+    """``mask`` stretched to ``[…, queries, keys]``."""
+    return expand(mask, (*mask.shape[:-2], queries, keys))
+
+
 def attention(
     q: Value,
     k: Value,
@@ -161,7 +171,7 @@ def attention(
 ) -> Value:
     """softmax(scale · Q Kᵀ + mask) V for each head; see :class:`Attention`."""
     op = Attention(int(is_causal), kv_num_heads, q_num_heads, None if scale is None else float(scale), float(softcap))
-    return apply(op, q, k, v) if mask is None else apply(op, q, k, v, mask)
+    return apply(op, q, k, v) if mask is None else apply(op, q, k, v, full_mask(mask, q.shape[-2], k.shape[-2]))
 
 
 def _listed(operands: tuple[TensorType, ...]) -> str:

@@ -209,8 +209,8 @@ def attentions() -> Iterator[Case]:
         (0, None, 0.0, []),
         (1, None, 0.0, []),
         (0, 0.25, 2.0, [x("time 4")]),
-        (1, None, 0.5, [x("batch 1 1 4")]),
-        (0, None, 0.0, [b("2 1 4")]),
+        (1, None, 0.5, [x("batch 1 time 4")]),
+        (0, None, 0.0, [b("2 time 4")]),
         (1, None, 0.0, [b("batch 2 time 4")]),
     ):
         formula = lambda *a, s=(causal, scale, cap): attended(*a, causal=s[0], scale=s[1], cap=s[2])  # noqa: E731
