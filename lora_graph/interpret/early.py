@@ -51,7 +51,7 @@ def _is_early(value: Value, early: set[Value], fixed: Collection[str]) -> bool:
             return True
         case Parameter(label=label):
             return label in fixed
-    return bool(value.operands) and all(operand in early for operand in value.operands)
+    return bool(value.operands) and value.op.is_pure and all(operand in early for operand in value.operands)
 
 
 def _has_names(value: Value, probe: Mapping[str, int]) -> bool:

@@ -12,9 +12,11 @@ import numpy as np
 
 from lora_graph.interpret.memory import room
 from lora_graph.interpret.reference import bound
+from lora_graph.ir.dims import names
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.leaves import Input, Parameter, Project
 from lora_graph.ir.op import Op
+from lora_graph.ir.opaque import Opaque
 from lora_graph.ir.types import Array, TensorType, TupleType
 from lora_graph.ir.value import Value, topological
 from lora_graph.ops.base import Elementwise
@@ -141,6 +143,7 @@ def _needed(order: list[Value], graph: Graph, held: Collection[Value]) -> list[V
 
 
 def _node(value: Value, operands: tuple[int, ...], nodes: list[Node], is_held: bool, sizes: Mapping[str, int]) -> Node:
+    _require_known(value, sizes)
     op, type_ = bound(value.op, sizes), value.result_type
     if isinstance(type_, TensorType):
         type_ = type_.bind(sizes)
@@ -162,6 +165,14 @@ def _node(value: Value, operands: tuple[int, ...], nodes: list[Node], is_held: b
     kind = Kind.PLANNED if op.writes_out else Kind.FRESH
     by_rows = isinstance(op, MatMul) and _is_low_rank(*(nodes[operand] for operand in operands))
     return Node(value, op, kind, type_, operands, here, kind is Kind.PLANNED, by_rows)
+
+
+def _require_known(value: Value, sizes: Mapping[str, int]) -> None:
+    """Raise ValueError for an Opaque op that gives a size which no input says."""
+    if isinstance(value.op, Opaque):
+        for name in (name for kind in value.op.results for size in kind.shape for name in names(size)):
+            if name not in sizes:
+                raise ValueError(f"the size {name} of a result of {value.op.label} is not known before it runs")
 
 
 def _is_low_rank(a: Node, b: Node) -> bool:

@@ -17,6 +17,7 @@ from lora_graph.ir.leaves import (
     size_of,
 )
 from lora_graph.ir.op import OPS, Op
+from lora_graph.ir.opaque import Opaque
 from lora_graph.ir.text import parse
 from lora_graph.ir.types import TensorType, TupleType, Type, tensor
 from lora_graph.ir.value import Value, apply, lift, topological
@@ -32,6 +33,7 @@ __all__ = [
     "Input",
     "Note",
     "Op",
+    "Opaque",
     "Parameter",
     "Project",
     "Shape",

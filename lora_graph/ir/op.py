@@ -55,6 +55,9 @@ class Lowering(Protocol):
     def subgraph(self, body: Graph, captured: Sequence[str]) -> Any:
         """``body`` as an attribute; its last inputs are the values of these names around it."""
 
+    def verbatim(self, op: Any, operands: Sequence[str]) -> str:
+        """Emit the node that an Opaque op holds and return the name of its first result."""
+
 
 class NodeView(Protocol):
     """One node of an ONNX model while it is imported."""
@@ -113,6 +116,11 @@ class Op:
     @property
     def name(self) -> str:
         return type(self).__name__
+
+    @property
+    def is_pure(self) -> bool:
+        """Whether equal operands always give equal results, so that it may be computed ahead of time."""
+        return True
 
     @cached_property
     def key(self) -> tuple[object, ...]:

@@ -195,7 +195,7 @@ def _read_op(name: str, attributes: str) -> Op:
 def _typed(declared: str, value: Any) -> Any:
     """A literal as the kind of thing that the op's field is declared to hold."""
     if "TensorType" in declared:
-        return _read_type(value)
+        return tuple(map(_read_type, value)) if isinstance(value, tuple) else _read_type(value)
     if "Graph" in declared:
         return parse(value)
     if "dtype" in declared and isinstance(value, str):

@@ -5,8 +5,12 @@ This package alone imports onnx, onnx_ir and onnxruntime, and only once one of i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from lora_graph.ir.opaque import Opaque
+from lora_graph.ir.types import Array
 
 if TYPE_CHECKING:
     from lora_graph.onnx.export import export_onnx, load_onnx
@@ -27,6 +31,15 @@ _HOMES = {
     "read_model": "importer",
     "save_model": "store",
 }
+
+
+def _run(op: Opaque, arrays: Sequence[Array]) -> tuple[Array, ...]:
+    from lora_graph.onnx.opaque import run
+
+    return run(op, arrays)
+
+
+Opaque.runner = staticmethod(_run)
 
 
 def __getattr__(name: str) -> Any:

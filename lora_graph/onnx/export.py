@@ -65,7 +65,10 @@ def export_onnx(
 
 
 def load_onnx(source: ModelSource) -> ImportedLayer:
-    """The ONNX model at a path, in bytes or in a ModelProto as a layer; LoadError for what cannot be trusted."""
+    """The ONNX model at a path, in bytes, in a ModelProto or of an onnxscript function, as a layer.
+
+    LoadError for what cannot be trusted or read, naming the file and the node or tensor.
+    """
     imported = read_model(source)
     return ImportedLayer(imported.graph, imported.state, imported.metadata)
 

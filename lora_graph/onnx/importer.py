@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,12 @@ from lora_graph.ir.op import OPS
 from lora_graph.ir.types import Array, TensorType, TupleType
 from lora_graph.ir.value import Value
 from lora_graph.onnx.attributes import DIMENSION, PARAMETERS
+from lora_graph.onnx.kernels import schema
+from lora_graph.onnx.opaque import read_opaque
 from lora_graph.onnx.readers import READERS
 from lora_graph.onnx.scopes import scope_of
-from lora_graph.onnx.source import ModelSource, Opened, describe, open_model
+from lora_graph.onnx.source import DEFAULT_DOMAINS, ModelSource, Opened, describe, open_model
+from lora_graph.onnx.subgraphs import graphs_of
 from lora_graph.onnx.tensors import dtype_of, read_tensor
 from lora_graph.onnx.view import Known, NodeReader, check_attributes, check_node
 
@@ -150,19 +154,31 @@ class _Importer:
 
     def _read_node(self, node: onnx.NodeProto, what: str) -> None:
         try:
-            check_node(node, self._opened.opset)
-            view = NodeReader(self._known, node)
-            read = _reader(node.op_type)(view)
-            check_attributes(node, view.attributes, self._opened.opset)
-            results = self._results(read, view)
+            results = self._opaque(node) if _is_opaque(node, self._opened.opset) else self._known_op(node)
         except _FAILURES as error:
             raise self._fail(f"{what}: {error}") from error
         except onnx.checker.ValidationError as error:
             raise self._fail(f"{what}: {str(error).splitlines()[0]}") from error
-        for name, value in zip(node.output, results, strict=False):
+        for name, value in results.items():
             self._known.values[name] = value
             if value.operands:
                 self._notes.setdefault(value, Note(name=name, scope=scope_of(node)))
+
+    def _known_op(self, node: onnx.NodeProto) -> dict[str, Value]:
+        check_node(node, self._opened.opset)
+        view = NodeReader(self._known, node)
+        read = _reader(node.op_type)(view)
+        check_attributes(node, view.attributes, self._opened.opset)
+        return dict(zip(node.output, self._results(read, view), strict=False))
+
+    def _opaque(self, node: onnx.NodeProto) -> dict[str, Value]:
+        found = read_opaque(node, self._opened, self._known.values, self._declared)
+        return dict(zip((name for name in node.output if name), found, strict=True))
+
+    @cached_property
+    def _declared(self) -> dict[str, onnx.ValueInfoProto]:
+        """What the file says of the types of what it computes."""
+        return {item.name: item for item in (*self._graph.value_info, *self._graph.output)}
 
     def _results(self, read: Value | tuple[Value, ...], view: NodeReader) -> tuple[Value, ...]:
         names = view.node.output
@@ -181,6 +197,14 @@ class _Importer:
 
 
 _FAILURES = (ValueError, TypeError, LookupError, ArithmeticError, AssertionError, NotImplementedError, RecursionError)
+
+
+def _is_opaque(node: onnx.NodeProto, opset: int) -> bool:
+    """Whether the IR has no word for the node: one with graphs inside, of another domain, or of an op it lacks."""
+    if node.domain not in DEFAULT_DOMAINS or any(graphs_of(node)):
+        return True
+    is_known = node.op_type in READERS or (node.op_type in OPS and not issubclass(OPS[node.op_type], Leaf | Project))
+    return not is_known and schema(node.op_type, opset) is not None
 
 
 def _reader(op_type: str) -> Any:

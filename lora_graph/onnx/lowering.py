@@ -13,6 +13,7 @@ from lora_graph.ir.dims import Dim, Shape
 from lora_graph.ir.graph import Graph, Note
 from lora_graph.ir.leaves import Input, Parameter
 from lora_graph.ir.op import Op
+from lora_graph.ir.opaque import OPERAND, RESULT, Opaque
 from lora_graph.ir.types import Array, TensorType, TupleType, tensor, type_of
 from lora_graph.ir.value import Value, topological
 from lora_graph.onnx.attributes import DIMENSION, NOTED, lowered_attributes
@@ -43,6 +44,7 @@ class GraphLowering:
         self._types: dict[str, TensorType] = {}
         self._claims = {value: name for name, value in reversed(list(graph.outputs.items()))}
         self._names = Names()
+        self._domains: dict[str, int] = {}
         self._dimensions = Dimensions(self._emit_dimension, self.constant)
         self._current: Value | None = None
         self._note = Note()
@@ -64,7 +66,7 @@ class GraphLowering:
             outputs,
             nodes=self._nodes,
             initializers=self._initializers,
-            opset_imports={"": self.opset},
+            opset_imports={"": self.opset, **self._domains},
             name=graph.name,
         )
 
@@ -124,6 +126,33 @@ class GraphLowering:
         from lora_graph.onnx.nested import BodyLowering
 
         return BodyLowering(self, body).run_inside(captured)
+
+    def verbatim(self, op: Opaque, operands: Sequence[str]) -> str:
+        from lora_graph.onnx.opaque import TOKEN, written
+
+        first = self._names.new(f"{self._note.scope}.{op.op_type}" if self._note.scope else op.op_type)
+        handles = [first, *(self._names.new(f"{first}:{i}") for i in range(1, len(op.results)))]
+        names = {f"{OPERAND}{i}": str(self._values[operand].name) for i, operand in enumerate(operands)}
+        names.update({f"{RESULT}{i}": handle for i, handle in enumerate(handles)})
+        node = written(op, lambda name: names.setdefault(name, self._names.new(name)), self.opset)
+        by_name = {str(self._values[operand].name): self._values[operand] for operand in operands}
+        outputs = [ir.Value(name=name or None) for name in node.output]
+        if op.domain:
+            self._domains[op.domain] = op.version
+        self._nodes.append(
+            ir.Node(
+                op.domain,
+                op.op_type,
+                [by_name[name] if name else None for name in node.input],
+                [ir.serde.deserialize_attribute(attribute) for attribute in node.attribute],
+                outputs=outputs,
+                name=first,
+                metadata_props={TOKEN: op.token} if op.token else {},
+            )
+        )
+        self._values.update({str(value.name): value for value in outputs if value.name})
+        self._results[first] = handles
+        return first
 
     # the walk
 

@@ -21,6 +21,7 @@ class BodyLowering(GraphLowering):
         self._names, self._dimensions = outer._names, outer._dimensions
         self._constants, self._initializers = outer._constants, outer._initializers
         self._values, self._types, self._results = outer._values, outer._types, outer._results
+        self._domains = outer._domains
         self._claims = {}
         self._note = Note(scope=outer._note.scope)
 

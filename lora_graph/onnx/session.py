@@ -20,7 +20,7 @@ from lora_graph.ir import dims
 from lora_graph.ir.types import Array, TensorType, type_of
 from lora_graph.layers.layer import Layer
 from lora_graph.onnx.export import export_onnx
-from lora_graph.onnx.source import ModelSource
+from lora_graph.onnx.source import ModelSource, Script
 from lora_graph.onnx.store import save_model, weight_bytes
 
 PROVIDERS = {
@@ -160,6 +160,8 @@ def _open(model: ModelSource, options: Any, providers: list[str]) -> Any:
         return _start(str(Path(model)), str(model), options, providers)
     if isinstance(model, bytes | bytearray | memoryview):
         return _start(bytes(model), "the model", options, providers)
+    if isinstance(model, Script):
+        model = model.to_model_proto()
     if not isinstance(model, onnx.ModelProto):
         raise TypeError(f"a model is a path, bytes, an onnx.ModelProto or a Layer, not {type(model).__name__}")
     if weight_bytes(model) <= INLINE_LIMIT:

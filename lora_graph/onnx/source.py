@@ -5,22 +5,33 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import onnx
 from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-untyped]
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 
 from lora_graph.errors import LoadError
+from lora_graph.onnx.functions import inlined
 
 MAX_BYTES = 2**31 - 1
 OPSETS = range(9, 27)
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
-ModelSource: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
+
+@runtime_checkable
+class Script(Protocol):
+    """A function written with onnxscript."""
+
+    name: str
+
+    def to_model_proto(self) -> onnx.ModelProto: ...
+
+
+ModelSource: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | Script
 
 
 @dataclass(frozen=True)
@@ -37,19 +48,26 @@ class Opened:
 
 
 def open_model(source: ModelSource) -> Opened:
-    """The model at a path, in bytes, or as it is; checked. Raises LoadError, TypeError for another kind of source."""
+    """The model at a path, in bytes, as it is, or of an onnxscript function, checked, its functions written out.
+
+    Raises LoadError, TypeError for another kind of source.
+    """
     if isinstance(source, onnx.ModelProto):
         opened = Opened(source, None, "the model")
+    elif isinstance(source, Script):
+        opened = Opened(source.to_model_proto(), None, f"the function {source.name}")
     elif isinstance(source, bytes | bytearray | memoryview):
         opened = Opened(_parse(bytes(source), "the model"), None, "the model")
     elif isinstance(source, str | os.PathLike):
         path = Path(source)
         opened = Opened(_parse(_content(path), str(path)), path.parent, str(path))
     else:
-        raise TypeError(f"a model is a path, bytes or an onnx.ModelProto, not {type(source).__name__}")
+        known = "a path, bytes, an onnx.ModelProto or an onnxscript function"
+        raise TypeError(f"a model is {known}, not {type(source).__name__}")
     try:
         _check_text(opened.model)
         _check_header(opened.model)
+        opened = replace(opened, model=inlined(opened.model))
         _check_names(opened.model.graph)
     except ValueError as error:
         raise LoadError(f"{opened.label}: {error}") from error

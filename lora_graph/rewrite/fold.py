@@ -110,7 +110,7 @@ def _namesake(value: Value) -> Parameter:
 def _is_known(value: Value) -> bool:
     """Whether ``value`` is a small tensor of which no attribute is a dimension yet to be known."""
     kind = value.result_type
-    if not isinstance(kind, TensorType) or not kind.is_static:
+    if not value.op.is_pure or not isinstance(kind, TensorType) or not kind.is_static:
         return False
     size = kind.size
     if not isinstance(size, int) or size * kind.dtype.itemsize > CONSTANT_LIMIT:

@@ -96,7 +96,7 @@ class Facts:
 
 
 def _origin(value: Value, known: dict[Value, Origin | str]) -> Origin | str:
-    if isinstance(value.op, Input | Dimension):
+    if isinstance(value.op, Input | Dimension) or not value.op.is_pure:
         return Origin.INPUTS
     if isinstance(value.op, Parameter):
         return value.op.label

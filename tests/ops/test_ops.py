@@ -16,8 +16,8 @@ from lora_graph.ops.fused import Fused
 from tests.op_cases import CASES, SIZES, Case
 from tests.reference import close, differences, program, run
 
-SUPPLIED = {"Project"}
-"""Ops that take no arrays: tests/test_autodiff.py has an op of two results for Project."""
+SUPPLIED = {"Project", "Opaque"}
+"""Ops tested elsewhere: Project by an op of two results in test_autodiff.py, Opaque in onnx/test_opaque.py."""
 
 COMPUTED = [case for case in CASES if case.expected is not None]
 WITH_OUT = [case for case in COMPUTED if case.op.writes_out and case.result is None]
