@@ -72,7 +72,8 @@ def vector(shape: Shape) -> Value:
 
 
 def _is_small_integer(type_: Any) -> bool:
-    if getattr(type_, "dtype", None) not in (np.int64, np.int32):
+    """Whether a tensor may hold dimensions, or say which of them are equal."""
+    if getattr(type_, "dtype", None) not in (np.int64, np.int32, np.bool_):
         return False
     return isinstance(type_.size, int) and type_.size <= MAX_ELEMENTS
 
@@ -116,9 +117,30 @@ def _remainder(value: Value, *operands: Array) -> Any:
     return None if quotient is None or value.op.attributes()["fmod"] else operands[0] - quotient * operands[1]
 
 
+def _equal(value: Value, *operands: Array) -> Any:
+    found = np.frompyfunc(_are_equal, 2, 1)(*operands)
+    return None if None in np.ravel(found).tolist() else found
+
+
+def _are_equal(left: Dim, right: Dim) -> bool | None:
+    """Whether two dimensions are equal; None where that depends on the sizes of names."""
+    if left == right:
+        return True
+    apart = isinstance(left - right, int) or dims.is_size(left - right - 1) or dims.is_size(right - left - 1)
+    return False if apart else None
+
+
+def _chosen(value: Value, *operands: Array) -> Any:
+    condition, yes, no = operands
+    return np.where(condition.astype(bool), yes, no)
+
+
 RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Neg", "ReduceProd", "ReduceSum"), _as_it_stands),
     **dict.fromkeys(("Concat", "Flatten", "Squeeze", "Unsqueeze", "Reshape", "Transpose"), _as_it_stands),
+    "Expand": _as_it_stands,
+    "Equal": _equal,
+    "Where": _chosen,
     "Slice": _sliced,
     "Gather": _gathered,
     "Div": _divided,
