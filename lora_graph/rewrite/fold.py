@@ -8,14 +8,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from lora_graph.interpret import evaluate
-from lora_graph.ir.dims import SymbolicDim
 from lora_graph.ir.graph import Graph, replace
 from lora_graph.ir.leaves import CONSTANT_LIMIT, Constant, Parameter, constant
 from lora_graph.ir.types import Array, TensorType
 from lora_graph.ir.value import Value, apply, topological
 from lora_graph.rewrite import cost
 from lora_graph.rewrite.record import PassRecord
-from lora_graph.rewrite.rule import Facts, Origin
+from lora_graph.rewrite.rule import Facts, Origin, has_symbolic_size
 
 State = Mapping[str, Array]
 
@@ -115,12 +114,7 @@ def _is_known(value: Value) -> bool:
     size = kind.size
     if not isinstance(size, int) or size * kind.dtype.itemsize > CONSTANT_LIMIT:
         return False
-    items = [item for attribute in value.op.attributes().values() for item in _items(attribute)]
-    return not any(isinstance(item, SymbolicDim) for item in items)
-
-
-def _items(attribute: object) -> tuple[object, ...]:
-    return attribute if isinstance(attribute, tuple) else (attribute,)
+    return not has_symbolic_size(value.op)
 
 
 def _exchanged(graph: Graph, mapping: Mapping[Value, Value]) -> Graph:

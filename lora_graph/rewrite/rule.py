@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from lora_graph.ir.dims import SymbolicDim
 from lora_graph.ir.leaves import Constant, Dimension, Input, Parameter
+from lora_graph.ir.op import Op
 from lora_graph.ir.value import Value, topological
 from lora_graph.rewrite.pattern import Hole, Node, Pattern
 
@@ -96,11 +98,22 @@ class Facts:
 
 
 def _origin(value: Value, known: dict[Value, Origin | str]) -> Origin | str:
-    if isinstance(value.op, Input | Dimension) or not value.op.is_pure:
+    if isinstance(value.op, Input | Dimension) or not value.op.is_pure or has_symbolic_size(value.op):
         return Origin.INPUTS
     if isinstance(value.op, Parameter):
         return value.op.label
     return _joined(known[operand] for operand in value.operands)
+
+
+def has_symbolic_size(op: Op) -> bool:
+    """Whether an attribute is a dimension that only the inputs tell; a Parameter's own are told by its array."""
+    if isinstance(op, Parameter):
+        return False
+    return any(
+        isinstance(item, SymbolicDim)
+        for attribute in op.attributes().values()
+        for item in (attribute if isinstance(attribute, tuple) else (attribute,))
+    )
 
 
 def _joined(origins: Iterable[Origin | str]) -> Origin | str:

@@ -178,7 +178,11 @@ def test_an_adapter_goes_inside_and_merges() -> None:
     same(adapter.forward(x), expected(model, x))
     adapter.set_parameters(rng.normal(size=adapter.parameter_count))
     changed = lg.load_onnx(encoder())
-    changed.set_parameter("w", model.get_parameter("w") + adapter.lora_layer.merge_weights())  # type: ignore[union-attr]
+    for name, branch in adapter.branches.items():
+        label = name.removeprefix("lora_")
+        change = branch.merge_weights()  # type: ignore[attr-defined]
+        changed.set_parameter(label, model.get_parameter(label) + change)
+    assert list(adapter.branches) == ["lora_table", "lora_w"]
     wanted = expected(changed, x)
     same(adapter.forward(x), wanted)
     same(adapter.merge_to_original_layer().forward(x), wanted)
