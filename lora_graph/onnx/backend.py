@@ -14,6 +14,7 @@ from onnx.backend.base import Backend, BackendRep
 
 from lora_graph.errors import LoadError
 from lora_graph.interpret import compile_graph
+from lora_graph.ir.opaque import Opaque
 from lora_graph.ir.types import Array
 from lora_graph.onnx.importer import Imported, read_model
 from lora_graph.onnx.source import OPSETS
@@ -91,9 +92,15 @@ class LoraGraphRep(BackendRep):  # type: ignore[misc]
 
 
 class Prepared:
-    """A model that was read, with what depends on its weights alone computed."""
+    """A model that was read, with what depends on its weights alone computed.
+
+    LoadError for one with ops that only ONNX Runtime can run: here NumPy alone computes.
+    """
 
     def __init__(self, read: Imported) -> None:
+        for value in read.graph.values:
+            if isinstance(value.op, Opaque):
+                raise LoadError(f"{value.op.label} is not supported: lora_graph only carries it along")
         self._program = compile_graph(read.graph, read.state)
         self._program.fix(read.state)
 

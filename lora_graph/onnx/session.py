@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import onnx
@@ -37,6 +37,8 @@ PROVIDERS = {
 ENDS_THE_PROCESS = {"LSTM", "GRU"}
 """Ops that ONNX Runtime 1.31 cannot run on an empty batch: they end the process, with no error to catch."""
 
+Content: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
+
 INLINE_LIMIT = 2**31 - 2**24
 """Bytes of weights of a model that is handed over in memory; a larger one goes through a temporary file."""
 
@@ -59,6 +61,8 @@ class Session:
             options.intra_op_num_threads = checks.integer("threads", threads, 1)
         if isinstance(model, Layer):
             model = export_onnx(model)
+        elif isinstance(model, Script):
+            model = model.to_model_proto()
         self._session = _open(model, options, wanted)
         self._unfit_for_empty = sorted(_op_types(model) & ENDS_THE_PROCESS)
         self._providers = self._session.get_providers()
@@ -153,15 +157,13 @@ def _available_text() -> str:
     return f"available: {', '.join(short.get(name, name) for name in onnxruntime.get_available_providers())}"
 
 
-def _open(model: ModelSource, options: Any, providers: list[str]) -> Any:
+def _open(model: Content, options: Any, providers: list[str]) -> Any:
     if isinstance(model, str | os.PathLike):
         if not Path(model).is_file():
             raise LoadError(f"{os.fspath(model)}: no such file")
         return _start(str(Path(model)), str(model), options, providers)
     if isinstance(model, bytes | bytearray | memoryview):
         return _start(bytes(model), "the model", options, providers)
-    if isinstance(model, Script):
-        model = model.to_model_proto()
     if not isinstance(model, onnx.ModelProto):
         raise TypeError(f"a model is a path, bytes, an onnx.ModelProto or a Layer, not {type(model).__name__}")
     if weight_bytes(model) <= INLINE_LIMIT:
@@ -172,7 +174,7 @@ def _open(model: ModelSource, options: Any, providers: list[str]) -> Any:
         return _start(str(path), "the model", options, providers)
 
 
-def _op_types(model: ModelSource) -> set[str]:
+def _op_types(model: Content) -> set[str]:
     """The types of all nodes, those of subgraphs and functions included; none for a file in another format than ONNX's.
 
     A path is read anew rather than handed over as bytes, for then ONNX Runtime would not find external data.

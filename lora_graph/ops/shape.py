@@ -67,11 +67,12 @@ class Reshape(Op):
             raise ValueError(f"Reshape: only one dimension can be -1, got {show(wanted)}")
         if -1 in wanted:
             rest = dims.product([d for d in wanted if d != -1])
-            inferred = dims.divide(x.type.size, rest) if rest != 0 else 0
-            left = x.type.size - inferred * rest
-            if rest == 0 or (isinstance(left, int) and left):
+            inferred = dims.exact_quotient(x.type.size, rest) if rest != 0 else None
+            if inferred is None and not isinstance(rest, int):
+                # type inference notes that the division has to be exact once the sizes are known
+                inferred = dims.divide(x.type.size, rest)
+            if inferred is None:
                 raise ValueError(f"Reshape: cannot infer -1 in {show(wanted)} for {x.type}")
-            # a remainder that is not known yet has to be none once the sizes are: type inference takes note of it
             wanted[wanted.index(-1)] = inferred
         return x if tuple(wanted) == x.shape else apply(cls(tuple(wanted)), x)
 
