@@ -72,8 +72,11 @@ class ImportedLayer(Layer):
             if not _fits(leaf.type.substitute(binding), value.type):
                 raise ValueError(f"{self.layer_name} takes {leaf.op.label!r} as {leaf.type}, got {value.type}")  # type: ignore[attr-defined]
         parameters = {leaf: ctx.param(label) for label, leaf in self._graph.parameters.items()}
-        found = replace(self._graph.outputs.values(), {**leaves, **parameters}, binding)
-        return alone(dict(zip(self._graph.outputs, found, strict=True)))
+        noted = [value for value in self._graph.values if value in self._graph.notes]
+        found = replace([*self._graph.outputs.values(), *noted], {**leaves, **parameters}, binding)
+        for old, new in zip(noted, found[len(self._graph.outputs) :], strict=True):
+            ctx.claim(new, self._graph.notes[old].scope)
+        return alone(dict(zip(self._graph.outputs, found, strict=False)))
 
     def get_diagnostics(self) -> dict[str, str]:
         families = ", ".join(f"{a['path'] or 'model'}: {a['family']} rank {a['exported_rank']}" for a in self.adapters)

@@ -157,6 +157,11 @@ class Context:
         each(x, lambda value: self._recorder.note(value, self._place.path))
         return build(layer, self._recorder, x)
 
+    def claim(self, value: Value, scope: str) -> None:
+        """``value`` belongs to the module ``scope`` of this layer, which is no layer itself."""
+        if scope and value.operands and self._recorder.annotate:
+            self._recorder.notes.setdefault(value, Note(scope=self._place.label(scope)))
+
     def carry(self, old: Value, new: Value) -> None:
         """``new`` takes the place of ``old`` and belongs to the same module."""
         note = self._recorder.notes.get(old)

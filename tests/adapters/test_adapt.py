@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import lora_graph as lg
@@ -111,6 +112,22 @@ def test_a_model_must_be_a_layer() -> None:
 def test_the_nearest_names_are_named() -> None:
     with pytest.raises(ValueError, match=r"nearest: .*1\.weight_hh"):
         lg.adapt(network(), targets="1.weigth_hh")
+
+
+def test_weights_without_a_name_are_found_by_their_module() -> None:
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "onnx::MatMul_7"], ["h"], name="/encoder/layer.0/query/MatMul"),
+        onnx.helper.make_node("MatMul", ["h", "val_3"], ["y"], name="node_MatMul_1"),
+    ]
+    nodes[1].metadata_props.add(key="pkg.torch.onnx.name_scopes", value="['', 'encoder.layer.1.value', 'linear']")
+    ports = [onnx.helper.make_tensor_value_info(name, 1, ["batch", 4]) for name in "xy"]
+    weights = [onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), n) for n in ("onnx::MatMul_7", "val_3")]
+    opsets = [onnx.helper.make_opsetid("", 21)]
+    graph = onnx.helper.make_graph(nodes, "model", ports[:1], ports[1:], weights)
+    base = lg.load_onnx(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10))
+    for pattern, weight in (("query", "onnx::MatMul_7"), ("encoder.layer.1.*", "val_3"), ("val_3", "val_3")):
+        model = lg.adapt(base, targets=pattern, rank=2)
+        assert [site.label for site in model.adapters["default"].sites] == [weight]
 
 
 def test_ranks_and_alphas_by_pattern() -> None:
