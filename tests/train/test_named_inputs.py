@@ -81,7 +81,7 @@ def test_an_adapter_inside_trains_alone_and_from_a_file(tmp_path: Path) -> None:
     history = lg.fit(model, path, loss="cross_entropy", output="logits", epochs=30, optimizer=lg.Adam(0.1))
     assert history.epoch_losses[-1] < history.epoch_losses[0] - 0.1
     changed = {name for name, array in model.state.items() if not np.array_equal(array, before[name])}
-    assert changed == {"lora.A", "lora.B"}
+    assert changed == {f"lora_encoder_{weight}.{part}" for weight in ("table", "w") for part in "AB"}
 
 
 def test_micro_batches_add_up_to_the_batch() -> None:
