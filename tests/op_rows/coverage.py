@@ -126,7 +126,9 @@ def likelihoods() -> Iterator[Case]:
                     if n[at] != ignored:
                         weights[at] = weight[n[at]]
                         each[at] = -weights[at] * a[at[0], n[at], *at[1:]]
-                return {"mean": each.sum() / weights.sum(), "sum": each.sum(), "none": each}[reduction]
+                if reduction == "mean":
+                    return each.sum() / weights.sum()
+                return each.sum() if reduction == "sum" else each
 
             for shape, labels in (("batch 4", "batch"), ("batch 4 3", "batch 3")):
                 instance = op("NegativeLogLikelihoodLoss", reduction, ignored)
