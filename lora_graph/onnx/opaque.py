@@ -72,12 +72,24 @@ def read_opaque(
 def _check(node: onnx.NodeProto, versions: Mapping[str, int], opset: int) -> None:
     for inner in nested_nodes(node):
         if inner.domain in DEFAULT_DOMAINS:
-            if schema(inner.op_type, opset) is None:
-                raise ValueError(f"the op {inner.op_type!r} is not supported at opset {opset}")
+            _check_attributes(inner, opset)
         elif inner.domain not in versions:
             raise ValueError(f"its domain {inner.domain!r} is not imported by the model, so it is not supported")
         if any(graph.sparse_initializer for graph in graphs_of(inner)):
             raise ValueError("sparse initializers are not supported")
+
+
+def _check_attributes(node: onnx.NodeProto, opset: int) -> None:
+    """Raise unless the op is one of ONNX's and has the attributes that it has to have, and no others."""
+    known = schema(node.op_type, opset)
+    if known is None:
+        raise ValueError(f"the op {node.op_type!r} is not supported at opset {opset}")
+    given = {attribute.name for attribute in node.attribute}
+    wrong = sorted(given - set(known.attributes))
+    wrong += [name for name, attribute in known.attributes.items() if attribute.required and name not in given]
+    if wrong:
+        what = "not an attribute of" if wrong[0] in given else "missing in"
+        raise ValueError(f"{wrong[0]!r} is {what} {node.op_type} at opset {opset}")
 
 
 def _canonical(node: onnx.NodeProto, outer: Sequence[str], opened: Opened) -> onnx.NodeProto:

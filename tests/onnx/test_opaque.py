@@ -267,6 +267,10 @@ REFUSED: dict[str, tuple[onnx.ModelProto, str]] = {
         refused(helper.make_node("If", ["x"], ["y"], then_branch=odd, else_branch=odd)),
         r"\(If\): the op 'Frobnicate' is not supported at opset 17",
     ),
+    "an attribute that the op has not": (
+        refused(helper.make_node("Unique", ["x"], ["y"], sorting=1)),
+        r"\(Unique\): 'sorting' is not an attribute of Unique at opset 17",
+    ),
     "a result that is no tensor": (
         refused(helper.make_node("SequenceConstruct", ["x"], ["y"])),
         r"the type of its result 'y' is not known",
