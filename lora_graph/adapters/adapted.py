@@ -58,6 +58,9 @@ class AdaptedModel(Layer):
         self._options: dict[str, dict[str, Any]] = {}
         self._active: tuple[str, ...] = ()
         self._originals: dict[str, Array] | None = None
+        self._replaced: set[str] = set()
+        self.report: Any = None
+        """How the modules of another library's file were found, where the adapters came from one."""
         _train_only(self._base, unfreeze)
 
     # -- the base and its adapters --------------------------------------------------------------------------------
@@ -124,6 +127,35 @@ class AdaptedModel(Layer):
         self._register(name, made, options)
         return made
 
+    def attach(self, adapter: Adapter, name: str = DEFAULT) -> Adapter:
+        """Take in an adapter that was built at places of this model's ``base``, and make it active."""
+        self._check_free(name)
+        if not isinstance(adapter, Adapter):
+            raise TypeError(f"adapter must be an Adapter, got {adapter!r}")
+        if adapter.base_layer is not self._base or adapter.site != "weight":
+            raise ValueError(f"adapter must stand at weights of this model's base, got one at {adapter.base_layer!r}")
+        self._register(name, adapter, {})
+        return adapter
+
+    def replace_base(self, arrays: Mapping[str, Array], *, trainable: bool) -> None:
+        """Give parameters of the base other values, which :meth:`save_adapter` keeps; the caller's model has its own.
+
+        ``trainable`` lets them train from now on. ValueError for a name or a shape that the base does not have.
+        """
+        if self._originals is not None:
+            raise RuntimeError("the adapters are merged: call unmerge() first")
+        slots = self._base.slots()
+        for label, array in arrays.items():
+            if label not in slots:
+                raise ValueError(f"the base has no parameter {label!r}; it has {', '.join(slots)}")
+            wanted = slots[label][0].array
+            if array.shape != wanted.shape or array.dtype != wanted.dtype:
+                raise ValueError(f"{label} must be {wanted.dtype} {wanted.shape}, got {array.dtype} {array.shape}")
+        self._base.assign(arrays)
+        self._replaced.update(arrays)
+        for label in arrays:
+            slots[label][0].trainable = slots[label][0].trainable or trainable
+
     def _register(self, name: str, adapter: Adapter, options: Mapping[str, Any]) -> None:
         self._adapters[name] = self.add_child(name, adapter)
         self._options[name] = dict(options)
@@ -158,11 +190,13 @@ class AdaptedModel(Layer):
     def save_adapter(self, path: str | Path, name: str = DEFAULT) -> None:
         """Write an adapter to a safetensors file, with how it was made and a fingerprint of the base in its metadata.
 
-        Parameters of the base that train are in the file as well, as ``base.<name>``.
+        Parameters of the base that train, or that were replaced, are in the file as well, as ``base.<name>``.
         """
         adapter = self._adapters[checks.choice("name", name, list(self._adapters))]
         base = self._originals or self._base.state
-        trained = [label for label, (_, trains) in self._base.slots().items() if trains]
+        slots = self._base.slots()
+        fixed = [label for label, (_, trains) in slots.items() if label in self._replaced and not trains]
+        kept = [label for label, (_, trains) in slots.items() if trains or label in self._replaced]
         config = AdapterConfig(
             adapter.family,
             adapter.rank,
@@ -170,10 +204,11 @@ class AdaptedModel(Layer):
             {site.label: (site.rank, float(site.alpha)) for site in adapter.sites},
             self._options[name],
             adapter.settings,
-            fingerprint(base, trained),
+            fingerprint(base, kept),
+            fixed,
         )
         tensors = {label: array for label, array in adapter.state.items() if not label.startswith(BASE)}
-        write_adapter(path, config, {**tensors, **{BASE + label: base[label] for label in trained}})
+        write_adapter(path, config, {**tensors, **{BASE + label: base[label] for label in kept}})
 
     def load_adapter(self, path: str | Path, name: str = DEFAULT) -> Adapter:
         """Add the adapter of a file that :meth:`save_adapter` wrote, and make it active.
@@ -182,8 +217,8 @@ class AdaptedModel(Layer):
         """
         self._check_free(name)
         config, tensors = read_adapter(path)
-        trained = [label.removeprefix(BASE) for label in tensors if label.startswith(BASE)]
-        if fingerprint(self._base.state, trained) != config.fingerprint:
+        given = [label.removeprefix(BASE) for label in tensors if label.startswith(BASE)]
+        if fingerprint(self._base.state, given) != config.fingerprint:
             raise LoadError(f"{path}: the adapter was trained on another base than {self._base.layer_name}")
         try:
             made = self._remade(config)
@@ -191,12 +226,12 @@ class AdaptedModel(Layer):
             raise LoadError(f"{path}: {error}") from error
         slots = self._base.slots()
         own = {label: array for label, array in made.state.items() if not label.startswith(BASE)}
-        kept = {BASE + label: slots[label][0].array for label in trained if label in slots}
+        kept = {BASE + label: slots[label][0].array for label in given if label in slots}
         check_tensors(path, tensors, {**own, **kept})
         made.assign({label: tensors[label] for label in own})
-        self._base.assign({label: tensors[BASE + label] for label in trained})
-        for label in trained:
-            slots[label][0].trainable = True
+        replaced = {label: tensors[BASE + label] for label in given}
+        self.replace_base({k: v for k, v in replaced.items() if k not in config.fixed}, trainable=True)
+        self.replace_base({k: v for k, v in replaced.items() if k in config.fixed}, trainable=False)
         self._register(name, made, config.options)
         return made
 

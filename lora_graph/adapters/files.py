@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import blake2b
 from pathlib import Path
@@ -35,6 +35,8 @@ class AdapterConfig:
     """What can be set after the adapter is made, such as the rank that is deployed."""
     fingerprint: str = ""
     """Of the base's parameters that are not in the file."""
+    fixed: Sequence[str] = ()
+    """Those of the base's parameters in the file that do not train."""
 
     def to_json(self) -> str:
         """The text of the metadata; TypeError for an option that JSON has no form for."""
@@ -66,6 +68,7 @@ class AdapterConfig:
             "options": dict,
             "settings": dict,
             "fingerprint": str,
+            "fixed": list,
         }
         for name, kind in kinds.items():
             if not isinstance(record[name], kind):

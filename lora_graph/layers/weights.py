@@ -74,7 +74,7 @@ def load_into(layer: Layer, source: Mapping[str, npt.ArrayLike] | str | Path, st
     if report.wrong_shape or (strict and not report.ok):
         raise LoadError(f"{where} do not fit {layer.layer_name}: {report}")
     state = layer.state
-    layer.assign({name: _cast(f"{where}: {name}", given[name], state[name].dtype) for name in report.loaded})
+    layer.assign({name: cast(f"{where}: {name}", given[name], state[name].dtype) for name in report.loaded})
     return report
 
 
@@ -137,7 +137,7 @@ def _read_header(path: str | Path, content: bytes) -> dict[str, Any]:
     return header
 
 
-def _cast(what: str, value: npt.ArrayLike, dtype: np.dtype[Any]) -> Array:
+def cast(what: str, value: npt.ArrayLike, dtype: np.dtype[Any]) -> Array:
     """A copy of ``value`` as ``dtype``; LoadError unless it holds finite numbers that ``dtype`` can hold."""
     try:
         with np.errstate(over="ignore"):

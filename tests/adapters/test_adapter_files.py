@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,44 @@ def test_what_is_no_adapter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="name must be one of"):
         model.save_adapter(tmp_path / "a.safetensors", "other")
     assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_replaced_parameters_of_the_base_travel_with_the_adapter(tmp_path: Path, rng: np.random.Generator) -> None:
+    given = network()
+    model = filled(lg.adapt(given, targets="2", rank=2), rng)
+    weight, bias = (rng.normal(size=given.get_parameter_shape(n)).astype(np.float32) for n in ("3.weight", "3.bias"))
+    model.replace_base({"3.weight": weight}, trainable=False)
+    model.replace_base({"3.bias": bias}, trainable=True)
+    x = rng.normal(size=(5, 3, 8)).astype(np.float32)
+    y = model.eval().forward(x)
+    model.save_adapter(tmp_path / "a.safetensors")
+    other = lg.AdaptedModel(given).eval()
+    other.load_adapter(tmp_path / "a.safetensors")
+    np.testing.assert_array_equal(other.forward(x), y)
+    assert {name for name in other.trainable_parameters() if name.startswith("base.")} == {"base.3.bias"}
+    assert not np.array_equal(given.get_parameter("3.weight"), weight)
+    with pytest.raises(ValueError, match="no parameter '9'"):
+        model.replace_base({"9": weight}, trainable=False)
+    with pytest.raises(ValueError, match=r"3\.weight must be float32"):
+        model.replace_base({"3.weight": weight.T}, trainable=False)
+
+
+def test_an_adapter_with_ready_branches_is_attached(rng: np.random.Generator) -> None:
+    model = lg.AdaptedModel(network())
+    target = next(t for t in model.targets() if t.name == "2.weight")
+    inner, outer = target.site.in_features, target.site.out_features
+    a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((inner, 9), (9, outer)))
+    site = replace(target.site, rank=9, alpha=3.0, branch=lg.LoRALayer.from_matrices(a, b, 3.0))
+    made = model.attach(lg.StandardLoRAAdapter(model.base, 9, 3.0, site=[site]))
+    merged = model.merge_to_base().get_parameter("2.weight")
+    change = 3 / 9 * (a.astype(np.float64) @ b)
+    np.testing.assert_allclose(
+        merged, network().get_parameter("2.weight") + (change.T if target.site.is_transposed else change), atol=1e-5
+    )
+    assert model.adapters == {"default": made}
+    with pytest.raises(ValueError, match="already"):
+        model.attach(made)
+    with pytest.raises(ValueError, match="of this model's base"):
+        model.attach(lg.StandardLoRAAdapter(network(), 2, site="weight"), "other")
+    with pytest.raises(TypeError, match="must be an Adapter"):
+        model.attach(network(), "other")  # type: ignore[arg-type]
