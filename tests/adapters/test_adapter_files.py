@@ -143,21 +143,24 @@ def test_replaced_parameters_of_the_base_travel_with_the_adapter(tmp_path: Path,
         model.replace_base({"3.weight": weight.T}, trainable=False)
 
 
-def test_an_adapter_with_ready_branches_is_attached(rng: np.random.Generator) -> None:
+def test_an_adapter_that_was_built_elsewhere_is_attached(tmp_path: Path, rng: np.random.Generator) -> None:
     model = lg.AdaptedModel(network())
     target = next(t for t in model.targets() if t.name == "2.weight")
-    inner, outer = target.site.in_features, target.site.out_features
-    a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((inner, 9), (9, outer)))
-    site = replace(target.site, rank=9, alpha=3.0, branch=lg.LoRALayer.from_matrices(a, b, 3.0))
-    made = model.attach(lg.StandardLoRAAdapter(model.base, 9, 3.0, site=[site]))
+    adapter = lg.StandardLoRAAdapter(model.base, 2, site=[replace(target.site, rank=2, alpha=3.0)])
+    a, b = (rng.normal(size=adapter.get_parameter_shape(name)).astype(np.float32) for name in ("lora.A", "lora.B"))
+    adapter.assign({"lora.A": a, "lora.B": b})
+    assert model.attach(adapter) is adapter
+    assert model.adapters == {"default": adapter}
     merged = model.merge_to_base().get_parameter("2.weight")
-    change = 3 / 9 * (a.astype(np.float64) @ b)
-    np.testing.assert_allclose(
-        merged, network().get_parameter("2.weight") + (change.T if target.site.is_transposed else change), atol=1e-5
-    )
-    assert model.adapters == {"default": made}
+    change = 3 / 2 * (a.astype(np.float64) @ b)
+    expected = network().get_parameter("2.weight") + (change.T if target.site.is_transposed else change)
+    np.testing.assert_allclose(merged, expected, atol=1e-5)
+    model.save_adapter(tmp_path / "a.safetensors")
+    again = lg.AdaptedModel(network())
+    again.load_adapter(tmp_path / "a.safetensors")
+    np.testing.assert_array_equal(again.get_parameter("default.lora.A"), a)
     with pytest.raises(ValueError, match="already"):
-        model.attach(made)
+        model.attach(adapter)
     with pytest.raises(ValueError, match="of this model's base"):
         model.attach(lg.StandardLoRAAdapter(network(), 2, site="weight"), "other")
     with pytest.raises(TypeError, match="must be an Adapter"):
