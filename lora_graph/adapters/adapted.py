@@ -127,17 +127,14 @@ class AdaptedModel(Layer):
         self._register(name, made, options)
         return made
 
-    def attach(self, adapter: Adapter, name: str = DEFAULT, options: Mapping[str, Any] | None = None) -> Adapter:
-        """Take in an adapter that was built at places of this model's ``base``, and make it active.
-
-        ``options`` are those of its family that it was made with, which :meth:`save_adapter` writes.
-        """
+    def attach(self, adapter: Adapter, name: str = DEFAULT) -> Adapter:
+        """Take in an adapter that was built at places of this model's ``base``, and make it active."""
         self._check_free(name)
         if not isinstance(adapter, Adapter):
             raise TypeError(f"adapter must be an Adapter, got {adapter!r}")
         if adapter.base_layer is not self._base or adapter.site != "weight":
             raise ValueError(f"adapter must stand at weights of this model's base, got one at {adapter.base_layer!r}")
-        self._register(name, adapter, options or {})
+        self._register(name, adapter, {})
         return adapter
 
     def replace_base(self, arrays: Mapping[str, Array], *, trainable: bool) -> None:

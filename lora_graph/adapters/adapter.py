@@ -78,7 +78,7 @@ class Adapter(Layer):
         self.add_child("base", base_layer)
         self._sites: dict[str, Site] = dict(zip(_names(self.branch, sites), sites, strict=True))
         for name, place in self._sites.items():
-            self.add_child(name, self.create_branch(name, place))
+            self.add_child(name, place.branch or self.create_branch(name, place))
         if site == "output" and not is_affine(base_layer.to_graph()) and weight_uses(base_layer, self.has_pairs):
             warnings.warn(
                 f"{_described(base_layer)} is not x W + b, so an adapter beside it cannot be merged into it exactly; "

@@ -49,6 +49,8 @@ class Site:
     rank: int = 0
     """The rank of the branch here, and its alpha: those of the adapter unless it was told otherwise."""
     alpha: float = 0.0
+    branch: Layer | None = None
+    """The branch itself where it is made already, as one that comes from a file is."""
 
     def is_beside(self, other: Site) -> bool:
         """Whether a branch that fits there fits here."""
