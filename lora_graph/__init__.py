@@ -53,7 +53,7 @@ if TYPE_CHECKING:
         compile,  # noqa: A004
         optimize,
     )
-    from lora_graph.onnx import Session, export_onnx, load_onnx
+    from lora_graph.onnx import Session, export_adapter, export_onnx, load_onnx
     from lora_graph.train import (
         SGD,
         Adam,
@@ -75,7 +75,7 @@ _HOMES = {
         "FullyConnectedLayer GRULayer GlobalAveragePoolLayer LSTMLayer Layer LayerNormalizationLayer MaxPoolLayer "
         "Sequential compile optimize"
     ),
-    "onnx": "Session export_onnx load_onnx",
+    "onnx": "Session export_adapter export_onnx load_onnx",
     "train": "SGD Adam AdamW CosineSchedule History LinearSchedule StepSchedule fit train",
 }
 _LATER = {name: f"lora_graph.{home}" for home, names in _HOMES.items() for name in names.split()}
@@ -137,6 +137,7 @@ __all__ = [
     "adapt",
     "compile",
     "dim",
+    "export_adapter",
     "export_onnx",
     "fit",
     "load_onnx",

@@ -185,6 +185,13 @@ class AdaptedModel(Layer):
         finally:
             self._active = before
 
+    def sharing(self, adapters: Mapping[str, Adapter]) -> AdaptedModel:
+        """A model of the same base, which it shares, with ``adapters`` of it, all of them active."""
+        twin = copy.copy(self)
+        twin._children = {"base": self._base, **adapters}
+        twin._adapters, twin._active = dict(adapters), tuple(adapters)
+        return twin
+
     # -- files ----------------------------------------------------------------------------------------------------
 
     def save_adapter(self, path: str | Path, name: str = DEFAULT) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -186,6 +186,13 @@ class Adapter(Layer):
             return inject(ctx, x, y, {weight: [change] for weight, change in self.changes(ctx).items()})
         ((name, branch),) = self.branches.items()
         return y + self.delta(ctx, name, branch, self.base_layer.bypass_input(x))
+
+    def at(self, names: Collection[str]) -> Self:
+        """This adapter with some of its branches only, which it shares."""
+        part = copy.copy(self)
+        part._sites = {name: site for name, site in self._sites.items() if name in names}
+        part._children = {n: child for n, child in self._children.items() if n in names or n not in self._sites}
+        return part
 
     def changes(self, ctx: Context) -> dict[Value, tuple[Site, Delta]]:
         """For each weight of the base that is adapted its place, and what the branch there adds."""

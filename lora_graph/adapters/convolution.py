@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lora_graph import checks
 from lora_graph.adapters.pair import LowRankPair, check_rank
-from lora_graph.ir.dims import Shape
+from lora_graph.ir.dims import Dim, Shape
 from lora_graph.ir.types import tensor
 from lora_graph.ir.value import Value, apply
 from lora_graph.layers.samples import image_shape
@@ -86,6 +86,11 @@ class LoRAConvolution(LowRankPair):
             return apply(self.geometry.pointwise, apply(self.geometry.op, images, a), b)
 
         return with_one_batch_axis(x, len(self.input_shape), convolved)
+
+    def shapes(self, rank: Dim) -> dict[str, Shape]:
+        out, inner, *kernel = self.geometry.weight
+        groups, ones = self.geometry.op.group, (1,) * len(kernel)
+        return {"A": (rank * groups, inner, *kernel), "B": (out, rank, *ones)}
 
     def cut(self, a: Value, b: Value, rank: int) -> tuple[Value, Value]:
         groups, rest = self.geometry.op.group, a.shape[1:]

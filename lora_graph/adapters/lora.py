@@ -14,6 +14,7 @@ from lora_graph.adapters.convolution import LoRAConvolution
 from lora_graph.adapters.pair import LowRankPair, check_rank
 from lora_graph.adapters.site import Site
 from lora_graph.errors import MergeError
+from lora_graph.ir.dims import Dim, Shape
 from lora_graph.ir.types import Array
 from lora_graph.ir.value import Value
 from lora_graph.layers.dense import Activation, activation_of
@@ -80,6 +81,9 @@ class LoRALayer(LowRankPair):
     def product(self, x: Value, a: Value, b: Value) -> Value:
         # numbers of rows stand for the vectors that are 1 there and 0 elsewhere
         return (x @ a if x.type.is_float else gather(a, x, 0)) @ b
+
+    def shapes(self, rank: Dim) -> dict[str, Shape]:
+        return {"A": (*self.input_shape, rank), "B": (rank, *self.output_shape)}
 
     def cut(self, a: Value, b: Value, rank: int) -> tuple[Value, Value]:
         return a[:, :rank], b[:rank]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lora_graph import checks
+from lora_graph.ir.dims import Dim, Shape
 from lora_graph.ir.types import Array
 from lora_graph.ir.value import Value
 from lora_graph.layers.layer import Layer
@@ -25,6 +26,10 @@ class LowRankPair(Layer):
     def product(self, x: Value, a: Value, b: Value) -> Value:
         """The change for the input ``x``, before it is scaled."""
         raise NotImplementedError(f"{type(self).__name__} must implement product")
+
+    def shapes(self, rank: Dim) -> dict[str, Shape]:
+        """The shapes that A and B have at another rank."""
+        raise NotImplementedError(f"{type(self).__name__} must implement shapes")
 
     def cut(self, a: Value, b: Value, rank: int) -> tuple[Value, Value]:
         """A and B with their first ``rank`` components only."""

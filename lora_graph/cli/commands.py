@@ -62,7 +62,7 @@ def export(model: Path, output: Path, form: str, opset: int, as_json: bool) -> N
     import lora_graph as lg
     from lora_graph.cli import runs
     from lora_graph.layers.imported import FORM, ImportedLayer
-    from lora_graph.onnx.export import describe_adapters
+    from lora_graph.onnx.forms.describe import describe_adapters
 
     layer: lg.Layer = runs.load(model) if model.is_dir() else lg.load_onnx(model)
     merged_before = isinstance(layer, ImportedLayer) and layer.metadata.get(FORM) == "merged"

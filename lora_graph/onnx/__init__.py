@@ -13,17 +13,28 @@ from lora_graph.ir.opaque import Opaque
 from lora_graph.ir.types import Array
 
 if TYPE_CHECKING:
-    from lora_graph.onnx.export import export_onnx, load_onnx
+    from lora_graph.onnx.export import export_adapter, export_onnx, load_onnx
     from lora_graph.onnx.importer import Imported, read_model
     from lora_graph.onnx.model import lower
     from lora_graph.onnx.session import Session
     from lora_graph.onnx.store import export_model, save_model
 
-__all__ = ["Imported", "Session", "export_model", "export_onnx", "load_onnx", "lower", "read_model", "save_model"]
+__all__ = [
+    "Imported",
+    "Session",
+    "export_adapter",
+    "export_model",
+    "export_onnx",
+    "load_onnx",
+    "lower",
+    "read_model",
+    "save_model",
+]
 
 _HOMES = {
     "Imported": "importer",
     "Session": "session",
+    "export_adapter": "export",
     "export_model": "store",
     "export_onnx": "export",
     "load_onnx": "export",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,9 @@ class GraphLowering:
     Ops refer to results by handles, which are names until an output claims one.
     """
 
-    def __init__(self, graph: Graph, state: Mapping[str, Array], opset: int) -> None:
+    def __init__(self, graph: Graph, state: Mapping[str, Array], opset: int, overridable: Collection[str] = ()) -> None:
         self.opset = opset
+        self._overridable = overridable
         self._graph, self._state = graph, state
         self._nodes: list[ir.Node] = []
         self._values: dict[str, ir.Value] = {}
@@ -253,7 +254,7 @@ class GraphLowering:
         self._inputs.append(self._values[handle])
 
     def _initialize(self, leaf: Value) -> None:
-        """A Parameter as an initializer; one with a symbolic shape can be overridden, so it is listed as an input."""
+        """A Parameter as an initializer; one that can be overridden, as with a symbolic shape, is an input as well."""
         assert isinstance(leaf.op, Parameter)
         name = leaf.op.label
         if name not in self._state:
@@ -265,7 +266,7 @@ class GraphLowering:
             raise ValueError(f"parameter {name!r} is {leaf.type}, but its array is {type_of(array)}") from error
         self._add_initializer(name, array, leaf.type)
         self._handles[leaf] = name
-        if not leaf.type.is_static:
+        if name in self._overridable or not leaf.type.is_static:
             self._add_input(name, leaf.type)
 
     def _bind(self, declared: TensorType, array: Array) -> None:

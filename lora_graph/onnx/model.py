@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import onnx
 import onnx_ir as ir
@@ -28,14 +28,16 @@ def lower(
     opset: int = 21,
     metadata: Mapping[str, str] | None = None,
     doc: str = "",
+    overridable: Collection[str] = (),
 ) -> onnx.ModelProto:
     """``graph`` as an ONNX model with the arrays of ``state`` as initializers.
 
     Inputs, outputs and Parameters keep their names, named dimensions become ``dim_param``, every Value gets its
-    inferred type, and ``metadata`` becomes metadata properties. Raises ValueError for an opset outside 21..26, a state
-    that does not fit, an op with no ONNX form for its dtype or opset, or more than 2 GB of weights.
+    inferred type, and ``metadata`` becomes metadata properties. A Parameter that ``overridable`` names, or whose shape
+    is symbolic, can be given in place of its array when the model runs. Raises ValueError for an opset outside 21..26,
+    a state that does not fit, an op with no ONNX form for its dtype or opset, or more than 2 GB of weights.
     """
-    model = build(graph, state, opset=opset, metadata=metadata, doc=doc)
+    model = build(graph, state, opset=opset, metadata=metadata, doc=doc, overridable=overridable)
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     if size > PROTO_LIMIT:
         raise ValueError(f"{size} bytes of weights do not fit a model in memory (2 GB): give a path to write it to")
@@ -49,6 +51,7 @@ def build(
     opset: int = 21,
     metadata: Mapping[str, str] | None = None,
     doc: str = "",
+    overridable: Collection[str] = (),
 ) -> ir.Model:
     """As :func:`lower`, as a model that refers to the arrays of ``state`` without copying them."""
     if opset not in IR_VERSIONS:
@@ -61,7 +64,7 @@ def build(
         if own.setdefault(key, text) != text:
             raise ValueError(f"metadata key {key!r} is written by the exporter itself")
     return ir.Model(
-        GraphLowering(graph, state, opset).run(),
+        GraphLowering(graph, state, opset, overridable).run(),
         ir_version=IR_VERSIONS[opset],
         producer_name="lora_graph",
         producer_version=__version__,

@@ -22,6 +22,7 @@ from lora_graph.layers.layer import Layer
 from lora_graph.onnx.export import export_onnx
 from lora_graph.onnx.source import ModelSource, Script
 from lora_graph.onnx.store import save_model, weight_bytes
+from lora_graph.onnx.swap import Chosen, Swap
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -72,6 +73,7 @@ class Session:
         self._inputs = {item.name: _type(item) for item in self._session.get_inputs()}
         self._outputs = {item.name: _type(item) for item in self._session.get_outputs()}
         self._overridable = {item.name: _type(item) for item in self._session.get_overridable_initializers()}
+        self._swap = Swap(self._overridable, self._session.get_modelmeta().custom_metadata_map)
 
     @property
     def providers(self) -> list[str]:
@@ -92,15 +94,35 @@ class Session:
         takes, gives = (", ".join(f"{n} {t}" for n, t in io.items()) for io in (self._inputs, self._outputs))
         return f"<Session: {takes} -> {gives} on {', '.join(self._providers)}>"
 
-    def run(self, inputs: Any) -> Any:
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names of the adapters that are loaded."""
+        return self._swap.names
+
+    def load_adapter(self, path: str | os.PathLike[str], name: str | None = None, *, partial: bool = False) -> str:
+        """Load an ``.onnx_adapter`` file for :meth:`run` to choose; it is called ``name``, or what the file is called.
+
+        LoadError for a file that is damaged, that was made for another base, or whose arrays are not those that the
+        model takes, in name, dtype and shape; ``partial`` allows some to be missing, which then stay as the model has
+        them. ValueError for a name that is loaded already, and for a model that takes no adapters.
+        """
+        self._open()
+        return self._swap.load(path, name, checks.flag("partial", partial))
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter; runs that have begun with it end with it."""
+        self._swap.unload(name)
+
+    def run(self, inputs: Any, adapter: Chosen = None) -> Any:
         """The outputs for an array (if the model has one input) or a dict of arrays by input name.
+
+        ``adapter`` is the name of a loaded adapter, or several names whose adapters set nothing in common.
 
         Floats are cast to the model's dtype. One output comes back as an array, several as a dict by name. Raises
         ValueError naming the input for a missing or unknown name, a wrong rank or a wrong size, and for inputs that the
         model fails on, as LSTM and GRU do on empty ones; TypeError for numbers of another kind.
         """
-        if self._session is None:
-            raise RuntimeError("the session is closed")
+        running = self._open()
         given = inputs if isinstance(inputs, Mapping) else self._single(inputs)
         unknown = [name for name in given if name not in self._inputs and name not in self._overridable]
         missing = [name for name in self._inputs if name not in given]
@@ -113,14 +135,23 @@ class Session:
         empty = [f"{name!r} is {type_of(array)}" for name, array in feeds.items() if not array.size]
         if empty and self._unfit_for_empty:
             raise ValueError(f"ONNX Runtime has no {self._unfit_for_empty[0]} of empty inputs, but {empty[0]}")
+        active = self._swap.choose(adapter, feeds)
+        options = onnxruntime.RunOptions()
+        for loaded in active:
+            options.add_active_adapter(loaded.native)
         try:
-            results = self._session.run(None, feeds)
+            results = running.run(None, feeds, options)
         except Exception as error:  # ONNX Runtime's own exceptions have no common base class but this one
             shapes = ", ".join(f"{name}: {type_of(array)}" for name, array in feeds.items())
             raise ValueError(f"ONNX Runtime cannot run the model on {shapes}: {str(error).splitlines()[0]}") from error
         if len(results) == 1:
             return results[0]
         return dict(zip(self._outputs, results, strict=True))
+
+    def _open(self) -> Any:
+        if self._session is None:
+            raise RuntimeError("the session is closed")
+        return self._session
 
     def close(self) -> None:
         """Release the model's memory; running it afterwards is an error."""

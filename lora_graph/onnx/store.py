@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -50,10 +50,11 @@ def export_model(
     opset: int = 21,
     metadata: Mapping[str, str] | None = None,
     doc: str = "",
+    overridable: Collection[str] = (),
     external_limit: int = EXTERNAL_LIMIT,
 ) -> None:
     """Lower ``graph`` and write it to ``path`` as :func:`save_model` does, without a second copy of the weights."""
-    model = build(graph, state, opset=opset, metadata=metadata, doc=doc)
+    model = build(graph, state, opset=opset, metadata=metadata, doc=doc, overridable=overridable)
     if sum(value.const_value.nbytes for value in model.graph.initializers.values()) > external_limit:
         _save_apart(model, Path(path))
     else:

@@ -29,7 +29,7 @@ def fold_constants(graph: Graph) -> tuple[Graph, PassRecord]:
         if ops and len(arrays) == len(ops) and _is_known(value):
             with np.errstate(all="ignore"):
                 known[value] = constant(np.asarray(value.op.evaluate(*arrays)))
-    new = _exchanged(graph, known) if known else graph
+    new = exchanged(graph, known) if known else graph
     fired = {"fold": len(known)} if known else {}
     return new, PassRecord("fold constants", graph, new, fired, seconds=time.perf_counter() - started)
 
@@ -56,7 +56,7 @@ def hoist(graph: Graph, facts: Facts) -> tuple[Graph, Graph | None, PassRecord]:
         taken.add(label)
         computed[label] = value
         mapping[value] = apply(Parameter(label, value.type, source.trainable))
-    new = _exchanged(graph, mapping)
+    new = exchanged(graph, mapping)
     record = PassRecord("hoist weights", graph, new, {"hoist": len(wanted)}, seconds=time.perf_counter() - started)
     return new, Graph((), computed, name="prelude"), record
 
@@ -117,7 +117,7 @@ def _is_known(value: Value) -> bool:
     return not has_symbolic_size(value.op)
 
 
-def _exchanged(graph: Graph, mapping: Mapping[Value, Value]) -> Graph:
+def exchanged(graph: Graph, mapping: Mapping[Value, Value]) -> Graph:
     """``graph`` with Values exchanged, and the notes of those that were built again."""
     noted = [value for value in graph.values if value in graph.notes]
     outputs = replace([*graph.outputs.values(), *noted], mapping)

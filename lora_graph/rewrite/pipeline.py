@@ -21,7 +21,7 @@ from lora_graph.rewrite.layout import LAYOUT
 from lora_graph.rewrite.lookup import MERGE_LOOKUPS
 from lora_graph.rewrite.loops import SPELL, rewrite_bodies, trim_loops
 from lora_graph.rewrite.merge import MERGE, UNFUSE
-from lora_graph.rewrite.products import PRODUCTS, identity_times
+from lora_graph.rewrite.products import PLACE_SCALES, PRODUCTS, identity_times
 from lora_graph.rewrite.record import PassRecord, Report
 from lora_graph.rewrite.rule import Facts, Rule
 
@@ -120,8 +120,14 @@ def _presets() -> tuple[Pipeline, ...]:
     unfuse, merge = rules("unfuse", UNFUSE), rules("merge", merging, "all")
     gemm = rules("order", ORDER), rules("fuse Gemm", GEMM)
 
-    def preset(name: str, fold: str, first: tuple[Pass, ...] = (), last: tuple[Pass, ...] = ()) -> Pipeline:
-        simplify = rules("simplify", [*basic, *PRODUCTS, scale_kernel], fold)
+    def preset(
+        name: str,
+        fold: str,
+        first: tuple[Pass, ...] = (),
+        last: tuple[Pass, ...] = (),
+        products: Sequence[Rule] = PRODUCTS,
+    ) -> Pipeline:
+        simplify = rules("simplify", [*basic, *products, scale_kernel], fold)
         hoists = () if fold == "none" else (hoisting(fold),)
         return Pipeline(name, (FOLD, *first, simplify, *loops, FOLD, *hoists, rules("fuse", FUSED, fold), *last))
 
@@ -129,6 +135,8 @@ def _presets() -> tuple[Pipeline, ...]:
         preset("train", "none", (spell,)),
         preset("inference", "one", (unfuse, spell)),
         preset("export", "one", (unfuse,), gemm),
+        preset("prepare", "one", (unfuse,), products=PLACE_SCALES),
+        Pipeline("finish", gemm),
         Pipeline("merge", (FOLD, unfuse, merge, FOLD)),
         preset("deploy", "all", (unfuse, merge), gemm),
     )
@@ -136,7 +144,9 @@ def _presets() -> tuple[Pipeline, ...]:
 
 PRESETS = {preset.name: preset for preset in _presets()}
 """``train`` keeps every parameter; ``inference`` also scales weights ahead of time; ``deploy`` merges adapters into
-their base and fuses for ONNX. ``export`` is ``inference`` fused for ONNX, ``merge`` is merging by itself."""
+their base and fuses for ONNX. ``export`` is ``inference`` fused for ONNX, ``merge`` is merging by itself. ``prepare``
+scales weights ahead of time and leaves the order of products as it is, for what is done to those of adapters before
+``finish`` fuses."""
 
 
 def optimize_graph(graph: Graph, preset: str = "inference") -> Optimized:

@@ -82,11 +82,5 @@ def _product_cost(facts: Facts, b: Value, c: Value) -> int:
     return 0 if facts.fold != "none" and facts.is_foldable(b, c) else cost.flops(b @ c)
 
 
-PRODUCTS = [
-    associate_right,
-    associate_left,
-    scale_factor_of_product,
-    scale_left_factor,
-    scale_right_factor,
-    identity_times,
-]
+PLACE_SCALES = [scale_factor_of_product, scale_left_factor, scale_right_factor, identity_times]
+PRODUCTS = [associate_right, associate_left, *PLACE_SCALES]

@@ -1,0 +1,64 @@
+"""ONNX Runtime's adapter files: arrays by name, with a version of the adapter and one of the model it is for."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from lora_graph.errors import LoadError
+from lora_graph.files import atomic_write
+from lora_graph.ir.types import Array
+
+VERSION = 1
+"""The version of what adapter files of this package hold: matrices with the scale in B."""
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """The arrays of an adapter, and the number that stands for the base it was made for."""
+
+    arrays: Mapping[str, Array]
+    model_version: int
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write it to ``path``, atomically: sessions that have loaded an older file there keep what they have."""
+        made = onnxruntime.AdapterFormat()
+        made.set_adapter_version(VERSION)
+        made.set_model_version(self.model_version)
+        values = {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in self.arrays.items()}
+        made.set_parameters({n: onnxruntime.OrtValue.ortvalue_from_numpy(a) for n, a in values.items()})
+        with tempfile.TemporaryDirectory(prefix="lora_graph-") as folder:
+            temporary = Path(folder, "adapter")
+            made.export_adapter(str(temporary))
+            content = temporary.read_bytes()
+        with atomic_write(path) as file:
+            file.write(content)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> AdapterFile:
+        """LoadError for a file that is no adapter, is of another version, or holds numbers that are not finite."""
+        where = os.fspath(path)
+        if not Path(where).is_file():
+            raise LoadError(f"{where}: no such file")
+        try:
+            found = onnxruntime.AdapterFormat.read_adapter(where)
+            arrays = {name: np.array(value.numpy()) for name, value in found.get_parameters().items()}
+        except Exception as error:  # ONNX Runtime's own exceptions have no common base class but this one
+            raise LoadError(f"{where}: not an adapter file of ONNX Runtime: {str(error).splitlines()[0]}") from error
+        if found.get_adapter_version() != VERSION:
+            raise LoadError(f"{where}: its adapter version is {found.get_adapter_version()}, expected {VERSION}")
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise LoadError(f"{where}: {name} holds values that are not finite")
+        return cls(arrays, found.get_model_version())
+
+
+def model_version(fingerprint: str) -> int:
+    """The number that stands for a base: as many bits of its fingerprint as a version has."""
+    return int(fingerprint[:8], 16) & 0x7FFFFFFF

@@ -1,0 +1,37 @@
+"""Forms of deployment: what a model file lets its user choose, each made of the same graph by rewriting it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lora_graph import checks
+from lora_graph.ir.types import Array
+from lora_graph.layers.layer import Layer
+from lora_graph.onnx.forms.deployment import Deployment
+from lora_graph.onnx.forms.hot_swap import hot_swap, swapped, web
+from lora_graph.onnx.forms.plain import merged, parallel
+
+
+@dataclass(frozen=True)
+class Form:
+    """``deploy`` makes the model, ``adapter`` what an adapter file for it holds, where it takes such files."""
+
+    deploy: Callable[..., Deployment]
+    adapter: Callable[[Layer, str], dict[str, Array]] | None = None
+
+
+FORMS: dict[str, Form] = {
+    "parallel": Form(parallel),
+    "merged": Form(merged),
+    "hot-swap": Form(hot_swap, swapped),
+    "web": Form(web, swapped),
+}
+
+
+def form_of(name: str) -> Form:
+    """The form called ``name``; ValueError listing those there are."""
+    return FORMS[checks.choice("form", name, list(FORMS))]
+
+
+__all__ = ["FORMS", "Deployment", "Form", "form_of"]
