@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lora_graph.adapters import (
         AdaptedModel,
         Adapter,
+        DoRAAdapter,
         DyLoRAAdapter,
         LoKrAdapter,
         LoRAConvolution,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         Site,
         StandardLoRAAdapter,
         Target,
+        TuckerConvolution,
         adapt,
     )
     from lora_graph.layers import (
@@ -67,8 +69,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "adapters": (
-        "AdaptedModel Adapter DyLoRAAdapter LoKrAdapter LoRAConvolution LoRADropAdapter LoRALayer Site "
-        "StandardLoRAAdapter Target adapt"
+        "AdaptedModel Adapter DoRAAdapter DyLoRAAdapter LoKrAdapter LoRAConvolution LoRADropAdapter LoRALayer "
+        "Site StandardLoRAAdapter Target TuckerConvolution adapt"
     ),
     "layers": (
         "AveragePoolLayer BatchNormalizationLayer Context ConvolutionalLayer DenseLayer EmbeddingLayer FlattenLayer "
@@ -105,6 +107,7 @@ __all__ = [
     "ConvolutionalLayer",
     "CosineSchedule",
     "DenseLayer",
+    "DoRAAdapter",
     "DyLoRAAdapter",
     "EmbeddingLayer",
     "FlattenLayer",
@@ -132,6 +135,7 @@ __all__ = [
     "Target",
     "TensorType",
     "TrainingError",
+    "TuckerConvolution",
     "Value",
     "__version__",
     "adapt",

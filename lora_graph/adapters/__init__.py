@@ -4,17 +4,21 @@ from lora_graph.adapters.adapted import AdaptedModel
 from lora_graph.adapters.adapter import FAMILIES, Adapter
 from lora_graph.adapters.attach import adapt
 from lora_graph.adapters.convolution import LoRAConvolution
+from lora_graph.adapters.dora import DoRAAdapter
 from lora_graph.adapters.dylora import DyLoRAAdapter
 from lora_graph.adapters.lokr import LoKrAdapter
-from lora_graph.adapters.lora import LoRALayer, StandardLoRAAdapter
+from lora_graph.adapters.lora import StandardLoRAAdapter
 from lora_graph.adapters.lora_drop import LoRADropAdapter
+from lora_graph.adapters.lora_layer import LoRALayer
 from lora_graph.adapters.site import Site
 from lora_graph.adapters.targets import Target
+from lora_graph.adapters.tucker import TuckerConvolution
 
 __all__ = [
     "FAMILIES",
     "AdaptedModel",
     "Adapter",
+    "DoRAAdapter",
     "DyLoRAAdapter",
     "LoKrAdapter",
     "LoRAConvolution",
@@ -23,5 +27,6 @@ __all__ = [
     "Site",
     "StandardLoRAAdapter",
     "Target",
+    "TuckerConvolution",
     "adapt",
 ]

@@ -21,7 +21,7 @@ from lora_graph.adapters.files import (
     write_adapter,
 )
 from lora_graph.adapters.merging import merged_arrays
-from lora_graph.adapters.site import Delta, Site, inject
+from lora_graph.adapters.site import Change, Site, inject
 from lora_graph.adapters.targets import ALL_LINEAR, Patterns, Target, choose, matches, targets
 from lora_graph.errors import LoadError
 from lora_graph.ir.types import Array, TensorType
@@ -266,12 +266,12 @@ class AdaptedModel(Layer):
         y = ctx.call(self._base, x)
         if self._originals is not None or not self._active:
             return y
-        deltas: dict[Value, list[tuple[Site, Delta]]] = {}
+        changes: dict[Value, list[Change]] = {}
         for name in self._active:
             adapter = self._adapters[name]
             for weight, change in adapter.changes(ctx.of(adapter)).items():
-                deltas.setdefault(weight, []).append(change)
-        return inject(ctx, x, y, deltas)
+                changes.setdefault(weight, []).append(change)
+        return inject(ctx, x, y, changes)
 
     def merge(self) -> None:
         """Fold the active adapters into the base, until :meth:`unmerge`; after a MergeError all is as it was."""

@@ -13,7 +13,8 @@ import numpy as np
 
 from lora_graph import checks
 from lora_graph.adapters.merging import merged_layer
-from lora_graph.adapters.site import Delta, Site, inject, is_affine, output_site, weight_sites, weight_uses
+from lora_graph.adapters.scale import Scaled
+from lora_graph.adapters.site import Change, Site, inject, is_affine, output_site, weight_sites, weight_uses
 from lora_graph.errors import MergeError
 from lora_graph.ir.types import TensorType
 from lora_graph.ir.value import Value
@@ -28,7 +29,7 @@ FAMILIES: dict[str, type[Adapter]] = {}
 """Every adapter class by the name of its family."""
 
 
-class Adapter(Layer):
+class Adapter(Scaled, Layer):
     """y = base(x) + delta(x), or with ``site="weight"`` the delta inside the layer, beside each linear weight.
 
     A family is a subclass with two methods: ``create_branch`` makes the layer that holds the parameters beside one
@@ -62,14 +63,13 @@ class Adapter(Layer):
         if not isinstance(base_layer, Layer):
             raise TypeError(f"base_layer must be a Layer, got {base_layer!r}")
         self._freeze_base = checks.flag("freeze_base_layer", freeze_base_layer)
-        self._rank = checks.integer("rank", rank, 1)
-        self._alpha = checks.scale("alpha", alpha, self._rank)
+        self.set_scale(checks.integer("rank", rank, 1), alpha)
         given = list(site) if isinstance(site, list | tuple) else None
         self.site = checks.choice("site", site, ("output", "weight")) if given is None else "weight"
         sites = self._find_sites(base_layer) if given is None else given
         if not sites:
             raise ValueError(f"site='weight': {base_layer.layer_name} multiplies by no weight")
-        sites = [site if site.rank else replace(site, rank=self._rank, alpha=self._alpha) for site in sites]
+        sites = [self.fitted(s if s.rank else replace(s, rank=self._rank, alpha=self._alpha)) for s in sites]
         super().__init__(
             input_shape=base_layer.input_shapes, output_shape=base_layer.output_shapes, dtype=base_layer.dtype, rng=rng
         )
@@ -100,6 +100,14 @@ class Adapter(Layer):
         """ΔW ``[in_features, out_features]`` where ``weight`` is changed as a whole: ``delta`` at the identity."""
         (size,) = branch.input_shape
         return self.delta(ctx, name, branch, eye(size, weight.dtype))
+
+    def scale(self, ctx: Context, name: str, branch: Layer, weight: Value) -> Value | None:
+        """Factors ``[out_features]`` of what the base gives beside the branch: h W becomes (h W) ⊙ g + delta(h)."""
+        return None
+
+    def fitted(self, site: Site) -> Site:
+        """How this family stands at ``site``, for instance changing its weight as a whole."""
+        return site
 
     # -- properties -----------------------------------------------------------------------------------------------
 
@@ -142,24 +150,9 @@ class Adapter(Layer):
         return self._freeze_base
 
     @property
-    def rank(self) -> int:
-        """The number of components of each low-rank pair."""
-        return self._rank
-
-    @property
     def exported_rank(self) -> int:
         """How many of the components evaluation, merging and export use."""
         return self._rank
-
-    @property
-    def alpha(self) -> float:
-        """The numerator of the scale."""
-        return self._alpha
-
-    @property
-    def scaling(self) -> float:
-        """s = alpha / rank."""
-        return self._alpha / self._rank
 
     # -- how it stands to its base --------------------------------------------------------------------------------
 
@@ -194,15 +187,23 @@ class Adapter(Layer):
         part._children = {n: child for n, child in self._children.items() if n in names or n not in self._sites}
         return part
 
-    def changes(self, ctx: Context) -> dict[Value, tuple[Site, Delta]]:
-        """For each weight of the base that is adapted its place, and what the branch there adds."""
-        found: dict[Value, tuple[Site, Delta]] = {}
+    def changes(self, ctx: Context) -> dict[Value, Change]:
+        """For each weight of the base that is adapted what the branch there does to it."""
+        found: dict[Value, Change] = {}
         for name, place in self._sites.items():
-            assert place.owner is not None
-            added = self.change if place.changes_weight else self.delta
-            delta = partial(added, ctx, name, self._children[name])
-            found[ctx.of(place.owner).param(place.weight)] = place, delta
+            branch, weight = self._children[name], self.weight_at(ctx, name)
+            if place.changes_weight:
+                found[weight] = Change(place, partial(self.change, ctx, name, branch))
+            else:
+                scale = self.scale(ctx, name, branch, weight)
+                found[weight] = Change(place, partial(self.delta, ctx, name, branch), scale)
         return found
+
+    def weight_at(self, ctx: Context, name: str) -> Value:
+        """The parameter of the base that the branch ``name`` stands at."""
+        place = self._sites[name]
+        assert place.owner is not None
+        return ctx.of(place.owner).param(place.weight)
 
     def merge_to_original_layer(self, *, allow_inexact: bool = False) -> Layer:
         """A new layer of the base's class that computes what this adapter computes in evaluation.
@@ -236,9 +237,7 @@ class Adapter(Layer):
             "base_layer": type(self.base_layer).__name__,
             "base_frozen": str(self._freeze_base),
             "site": self.site,
-            "rank": str(self.rank),
-            "alpha": f"{self.alpha:g}",
-            "scaling": f"{self.scaling:g}",
+            **self.described_scale(),
             **{key: value for key, value in self.base_layer.get_diagnostics().items() if key == "activation"},
         }
 

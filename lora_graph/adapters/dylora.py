@@ -10,8 +10,8 @@ import numpy as np
 
 from lora_graph import checks
 from lora_graph.adapters.adapter import Adapter, Place
-from lora_graph.adapters.lora import low_rank_pair
 from lora_graph.adapters.pair import LowRankPair
+from lora_graph.adapters.pairs import PairOptions
 from lora_graph.adapters.site import Site
 from lora_graph.ir.types import Array, tensor
 from lora_graph.ir.value import Value
@@ -99,7 +99,7 @@ class DyLoRAAdapter(Adapter):
             raise ValueError(
                 f"a DyLoRA adapter has one max_rank, {self.rank}, for all weights; {site.label} got {site.rank}"
             )
-        return low_rank_pair(site, "max_rank", dtype=self.dtype, rng=self.rng)
+        return PairOptions().pair(site, "max_rank", dtype=self.dtype, rng=self.rng)
 
     def delta(self, ctx: Context, name: str, branch: Layer, h: Value) -> Value:
         assert isinstance(branch, LowRankPair)

@@ -6,7 +6,7 @@ import numpy as np
 
 from lora_graph import checks
 from lora_graph.adapters.adapter import Adapter, Place
-from lora_graph.adapters.lora import low_rank_pair
+from lora_graph.adapters.pairs import PairOptions
 from lora_graph.adapters.site import Site
 from lora_graph.ir.types import Array, TensorType
 from lora_graph.ir.value import Value
@@ -58,7 +58,7 @@ class LoRADropAdapter(Adapter):
             self.rng = masks
 
     def create_branch(self, name: str, site: Site) -> Layer:
-        return low_rank_pair(site, "rank", dtype=self.dtype, rng=self.rng)
+        return PairOptions().pair(site, "rank", dtype=self.dtype, rng=self.rng)
 
     def delta(self, ctx: Context, name: str, branch: Layer, h: Value) -> Value:
         change = ctx.call(branch, h)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lora_graph import checks
+from lora_graph.adapters.scale import RANK_SCALINGS, Scaled
 from lora_graph.ir.dims import Dim, Shape
 from lora_graph.ir.types import Array
 from lora_graph.ir.value import Value
@@ -12,24 +13,32 @@ from lora_graph.layers.layer import Layer
 from lora_graph.layers.trace import Context
 
 
-class LowRankPair(Layer):
-    """y = s · ``product(x, A, B)`` with s = alpha / rank. A negative ``alpha`` means the rank.
+class LowRankPair(Scaled, Layer):
+    """y = s · ``product(x, A, B)``, plus s · bias where there is one; see :class:`Scaled` for s.
 
     A subclass declares A and B, and says how they are multiplied and where their rank axes are.
     """
 
-    def __init__(self, rank: int, alpha: float, **options: Any):
-        self._rank = rank
-        self._alpha = checks.scale("alpha", alpha, rank)
+    def __init__(self, rank: int, alpha: float, *, rank_scaling: str = "rank", **options: Any):
+        self.rank_scaling = checks.choice("rank_scaling", rank_scaling, RANK_SCALINGS)
+        self.set_scale(rank, alpha)
         super().__init__(**options)
 
     def product(self, x: Value, a: Value, b: Value) -> Value:
-        """The change for the input ``x``, before it is scaled."""
+        """The change for the input ``x`` that these matrices give, before it is scaled."""
         raise NotImplementedError(f"{type(self).__name__} must implement product")
 
     def shapes(self, rank: Dim) -> dict[str, Shape]:
-        """The shapes that A and B have at another rank."""
-        raise NotImplementedError(f"{type(self).__name__} must implement shapes")
+        """The shapes that the parameters have at another rank."""
+        return {own: self.get_parameter_shape(own) for own in self.own} | self.ranked(rank)
+
+    def ranked(self, rank: Dim) -> dict[str, Shape]:
+        """The shapes of the parameters that have rank axes."""
+        raise NotImplementedError(f"{type(self).__name__} must implement ranked")
+
+    def matrix(self, a: Value, b: Value) -> Value:
+        """ΔW ``[in_features, out_features]`` as it stands at its site, before it is scaled."""
+        raise NotImplementedError(f"{type(self).__name__} must implement matrix")
 
     def cut(self, a: Value, b: Value, rank: int) -> tuple[Value, Value]:
         """A and B with their first ``rank`` components only."""
@@ -39,23 +48,20 @@ class LowRankPair(Layer):
         """A flag for each component, in shapes that broadcast to A and B."""
         raise NotImplementedError(f"{type(self).__name__} must implement masks")
 
+    def unscaled(self, ctx: Context, x: Value) -> Value:
+        """The change for the input ``x``, before it is scaled, in the context of this layer."""
+        return self.product(x, ctx.param("A"), ctx.param("B"))
+
     def build(self, ctx: Context, x: Value) -> Value:
-        return self.product(x, ctx.param("A"), ctx.param("B")) * self.scaling
+        y = self.unscaled(ctx, x) * self.scaling
+        if "bias" not in self.own:
+            return y
+        axes = (1,) * (len(self.output_shape) - 1)
+        return y + (ctx.param("bias") * self.scaling).reshape((-1, *axes))
 
-    @property
-    def rank(self) -> int:
-        """The width between A and B."""
-        return self._rank
-
-    @property
-    def alpha(self) -> float:
-        """The numerator of the scale."""
-        return self._alpha
-
-    @property
-    def scaling(self) -> float:
-        """s = alpha / rank."""
-        return self._alpha / self._rank
+    def change(self, ctx: Context) -> Value:
+        """s · ΔW ``[in_features, out_features]``, in the context of this layer."""
+        return self.matrix(ctx.param("A"), ctx.param("B") * self.scaling)
 
     def get_matrix_a(self) -> Array:
         """A copy of A."""
@@ -66,12 +72,16 @@ class LowRankPair(Layer):
         return self.get_parameter("B")
 
     def get_diagnostics(self) -> dict[str, str]:
-        return {
-            **super().get_diagnostics(),
-            "rank": str(self.rank),
-            "alpha": f"{self.alpha:g}",
-            "scaling": f"{self.scaling:g}",
-        }
+        return {**super().get_diagnostics(), **self.described_scale()}
+
+
+def check_width(name: str, rank: int, limit: tuple[int, str], wide: bool) -> None:
+    """:func:`check_rank` for a ``limit`` that does not count where the pair may be ``wide``."""
+    checks.integer(name, rank)
+    if wide:
+        checks.integer(name, rank, 1)
+    else:
+        check_rank(name, rank, *limit)
 
 
 def check_rank(name: str, rank: int, width: int, weight: str) -> None:

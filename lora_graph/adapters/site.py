@@ -9,6 +9,7 @@ from dataclasses import replace as with_fields
 
 from lora_graph.adapters.convolution import Geometry
 from lora_graph.ir import dims
+from lora_graph.ir.dims import Shape
 from lora_graph.ir.graph import Graph, replace
 from lora_graph.ir.leaves import Input, Parameter
 from lora_graph.ir.types import show, tensor
@@ -52,6 +53,25 @@ class Site:
     branch: Layer | None = None
     """The branch itself where it is made already, as one that comes from a file is."""
 
+    def matrix(self, weight: Value) -> Value:
+        """The weight, or what has its shape, as a matrix ``[in_features, out_features]``."""
+        if self.is_transposed:
+            return weight.reshape((self.out_features, self.in_features)).T
+        return weight.reshape((self.in_features, self.out_features))
+
+    def laid_out(self, matrix: Value, shape: Shape) -> Value:
+        """A matrix ``[in_features, out_features]`` in the ``shape`` of the weight."""
+        return (_transposed(matrix) if self.is_transposed else matrix).reshape(shape)
+
+    def by_feature(self, row: Value) -> Value:
+        """One number for each output feature, in a shape that broadcasts to what comes out beside the weight."""
+        return row if self.geometry is None else row.reshape((self.out_features, *(1,) * len(self.kernel)))
+
+    @property
+    def window(self) -> int:
+        """How many of ``in_features`` belong to one channel."""
+        return math.prod(self.kernel)
+
     def is_beside(self, other: Site) -> bool:
         """Whether a branch that fits there fits here."""
         ours, theirs = [(site.in_features, site.out_features, site.geometry) for site in (self, other)]
@@ -60,6 +80,17 @@ class Site:
 
 Delta = Callable[[Value], Value]
 """What a branch adds for the input of its weight, or to the weight itself where its site changes that."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """h W becomes (h W) ⊙ g + ``delta(h)``, with the factors g of ``scale``; where the site changes its weight, W
+    becomes W + ``delta(W)``."""
+
+    site: Site
+    delta: Delta
+    scale: Value | None = None
+    """One factor for each output feature; None leaves h W as it is."""
 
 
 @dataclass(frozen=True)
@@ -184,8 +215,8 @@ def _output(graph: Graph) -> Value:
     return y
 
 
-def inject(ctx: Context, x: Given, y: Given, deltas: Mapping[Value, Sequence[tuple[Site, Delta]]]) -> Given:
-    """``y`` as computed from ``x``, with the weights in ``deltas`` changed: h W becomes h W + delta(h), or h (W + ΔW).
+def inject(ctx: Context, x: Given, y: Given, changes: Mapping[Value, Sequence[Change]]) -> Given:
+    """``y`` as computed from ``x``, with the weights in ``changes`` changed as these say.
 
     What ``x`` itself was computed from stays as it is, whichever weights are used there. Either may be several
     Values by name.
@@ -194,23 +225,43 @@ def inject(ctx: Context, x: Given, y: Given, deltas: Mapping[Value, Sequence[tup
     new: dict[Value, Value] = {leaf: leaf for leaf in given}
     for value in topological(wanted, stop=new.__contains__):
         operands = [new[operand] for operand in value.operands]
-        added: list[Value] = []
+        beside: list[Change] = []
+        source = 0
         for use in uses(value):
-            for site, delta in deltas.get(use.weight, ()):
-                if site.changes_weight:
-                    operands[use.position] = _changed(operands[use.position], use.weight, site, delta)
+            for change in changes.get(use.weight, ()):
+                if change.site.changes_weight:
+                    operands[use.position] = _changed(operands[use.position], use.weight, change)
                 else:
-                    added.append(delta(operands[use.source]))
-        built = value if tuple(operands) == value.operands else apply(value.op, *operands)
-        for change in added:
-            built = built + change
+                    beside.append(change)
+                    source = use.source
+        built = _scaled(value, operands, beside)
+        for change in beside:
+            built = built + change.delta(operands[source])
         ctx.carry(value, built)
         new[value] = built
     return each(y, new.__getitem__)
 
 
-def _changed(operand: Value, weight: Value, site: Site, delta: Delta) -> Value:
+def _scaled(value: Value, operands: list[Value], beside: list[Change]) -> Value:
+    """What ``value`` is on ``operands``, its product multiplied by 1 + Σ (g - 1) over the scales; a bias is not."""
+    factors = [change.site.by_feature(change.scale) for change in beside if change.scale is not None]
+    if not factors:
+        return value if tuple(operands) == value.operands else apply(value.op, *operands)
+    product: Value = apply(value.op, *operands[:2])
+    factor = factors[0] if len(factors) == 1 else sum(factors[1:], factors[0]) - (len(factors) - 1.0)
+    scaled = product * factor
+    return scaled + beside[0].site.by_feature(operands[2]) if operands[2:] else scaled
+
+
+def _transposed(matrix: Value) -> Value:
+    """The transpose, of a product as bᵀ aᵀ, which lies in memory row by row."""
+    if isinstance(matrix.op, MatMul) and matrix.operands[0].rank == matrix.operands[1].rank == 2:
+        a, b = matrix.operands
+        return b.T @ a.T
+    return matrix.T
+
+
+def _changed(operand: Value, weight: Value, change: Change) -> Value:
     """``operand`` with W + ΔW for the parameter W in it."""
-    change = delta(weight)
-    oriented = change.T if site.is_transposed else change
-    return replace([operand], {weight: weight + oriented.reshape(weight.shape)})[0]
+    added = change.site.laid_out(change.delta(weight), weight.shape)
+    return replace([operand], {weight: weight + added})[0]

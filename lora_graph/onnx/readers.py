@@ -21,6 +21,7 @@ from lora_graph.ops.gather import gather_nd
 from lora_graph.ops.pooling import AveragePool
 from lora_graph.ops.shape import expand
 from lora_graph.ops.slice import concat, slice_axis
+from lora_graph.ops.stop_gradient import STOPS, stop_gradient
 
 
 class View(NodeView, Protocol):
@@ -48,7 +49,8 @@ def read_constant(node: View) -> Value:
 
 
 def read_identity(node: View) -> Value:
-    return _operand(node)
+    x = _operand(node)
+    return stop_gradient(x) if node.noted(STOPS) else x
 
 
 def read_shape(node: View) -> Value:

@@ -80,6 +80,7 @@ from lora_graph.ops.select import cast, clip, where
 from lora_graph.ops.shape import expand, flatten, reshape, squeeze, swap_last, transpose, unsqueeze
 from lora_graph.ops.slice import concat, pad
 from lora_graph.ops.slice import slice_ as slice  # noqa: A004
+from lora_graph.ops.stop_gradient import stop_gradient
 from lora_graph.ops.unary import sign
 
 __all__ = [
@@ -182,6 +183,7 @@ __all__ = [
     "softplus",
     "sqrt",
     "squeeze",
+    "stop_gradient",
     "sub",
     "swap_last",
     "swish",

@@ -56,6 +56,38 @@ def merge_subtracted_convolution_with_bias(
     return _merged(facts, conv, d, lambda kernel: apply(conv.op, x, w - kernel, b))
 
 
+@rule(lambda x, w, c: any_op(Add, any_op(Conv, x, w, name="conv"), c))
+def bias_of_convolution(facts: Facts, x: Value, w: Value, c: Value, conv: Value) -> Outcome:
+    """x ∗ w + c → Conv(x, w, c) for one number for each channel"""
+    bias = _bias(facts, c, conv)
+    return None if bias is None else apply(conv.op, x, w, bias)
+
+
+@rule(lambda x, w, b, c: any_op(Add, any_op(Conv, x, w, b, name="conv"), c))
+def add_to_bias_of_convolution(facts: Facts, x: Value, w: Value, b: Value, c: Value, conv: Value) -> Outcome:
+    """(x ∗ w + b) + c → x ∗ w + (b + c) for one number for each channel"""
+    bias = _bias(facts, c, conv)
+    return None if bias is None or not facts.is_foldable(b, bias) else apply(conv.op, x, w, b + bias)
+
+
+@rule(lambda x, w, d, c: any_op(Add, any_op(Conv, x, w, name="conv"), any_op(Add, d, c)))
+def merge_convolution_that_has_a_bias(facts: Facts, x: Value, w: Value, d: Value, c: Value, conv: Value) -> Outcome:
+    """x ∗ w + (d(x) + c) → x ∗ (w + K) + c"""
+    if _bias(facts, c, conv) is None:
+        return None
+    return _merged(facts, conv, d, lambda kernel: apply(conv.op, x, w + kernel) + c)
+
+
+@rule(lambda x, w, b, d, c: any_op(Add, any_op(Conv, x, w, b, name="conv"), any_op(Add, d, c)))
+def merge_convolution_between_biases(
+    facts: Facts, x: Value, w: Value, b: Value, d: Value, c: Value, conv: Value
+) -> Outcome:
+    """(x ∗ w + b) + (d(x) + c) → (x ∗ (w + K) + b) + c"""
+    if _bias(facts, c, conv) is None:
+        return None
+    return _merged(facts, conv, d, lambda kernel: apply(conv.op, x, w + kernel, b) + c)
+
+
 @rule(lambda a, b: any_op(Add, any_op(Reshape, a, name="first"), any_op(Reshape, b)))
 def add_before_reshape(facts: Facts, a: Value, b: Value, first: Value) -> Outcome:
     """reshape(a) + reshape(b) → reshape(a + b), so that a bypass meets its base before batch axes are unfolded"""
@@ -89,12 +121,18 @@ def _kernel(facts: Facts, d: Value, x: Value, conv: Value, left: int = MAX_BYPAS
             if d.op == conv.op and w.shape[2:] == conv.operands[1].shape[2:]:
                 return w
             return Refusal(f"the bypass is {_described(d)}, not {_described(conv)}")
+        case Conv() as op, (Value(op=Conv() as first, operands=(source, a)) as mixed, w) if (
+            source is x and op == conv.op and _is_pointwise(mixed) and first.group == op.group
+        ):
+            if w.shape[2:] == conv.operands[1].shape[2:]:
+                return preceded(w, a, op.group)
+            return Refusal(f"the bypass is {_described(d)}, not {_described(conv)}")
         case Conv() as op, (source, b):
             inner = _kernel(facts, source, x, conv, left - 1)
             if not isinstance(inner, Value):
                 return inner
             if _is_pointwise(d) and op.group == conv.op.attributes()["group"]:
-                return _composed(inner, b, op.group)
+                return composed(inner, b, op.group)
             return Refusal(f"the bypass goes on with {_described(d)}, which no kernel of its size stands for")
         case Mul(), (a, b):
             source, s = (a, b) if facts.is_static(b) else (b, a)
@@ -114,11 +152,19 @@ def _kernel(facts: Facts, d: Value, x: Value, conv: Value, left: int = MAX_BYPAS
     return obstacle(d, x, [])
 
 
-def _composed(a: Value, b: Value, groups: int) -> Value:
+def composed(a: Value, b: Value, groups: int) -> Value:
     """The kernel of x ∗ a ∗ b for a pointwise b in as many groups: in each, B A with the window as one axis."""
     middle, out = a.shape[0] // groups, b.shape[0] // groups
     product = b.reshape((groups, out, middle)) @ a.reshape((groups, middle, dims.product(a.shape[1:])))
     return product.reshape((b.shape[0], *a.shape[1:]))
+
+
+def preceded(w: Value, a: Value, groups: int) -> Value:
+    """The kernel of x ∗ a ∗ w for a pointwise a in as many groups: in each, W A for every place of the window."""
+    middle, inner, window = w.shape[1], a.shape[1], dims.product(w.shape[2:])
+    product = w.reshape((w.shape[0], middle, window)).transpose((0, 2, 1)).reshape((groups, -1, middle))
+    mixed = (product @ a.reshape((groups, middle, inner))).reshape((w.shape[0], window, inner))
+    return mixed.transpose((0, 2, 1)).reshape((w.shape[0], inner, *w.shape[2:]))
 
 
 def _is_pointwise(conv: Value) -> bool:
@@ -135,6 +181,15 @@ def _by_channel(s: Value, rank: int) -> Value | None:
     return s.reshape((channels, *(1,) * (rank - 1))) if s.type.size == channels else None
 
 
+def _bias(facts: Facts, c: Value, conv: Value) -> Value | None:
+    """``c`` as a bias of ``conv``, if it is static, and one number for each channel."""
+    channels = conv.operands[1].shape[0]
+    shape = (channels, *(1,) * (conv.rank - 2))
+    if not facts.is_static(c) or c.type.size != channels or c.shape not in (shape, (1, *shape)):
+        return None
+    return c.reshape((channels,))
+
+
 def _described(conv: Value) -> str:
     numbers = ", ".join(f"{name} {value}" for name, value in conv.op.attributes().items())
     return f"a convolution by {conv.operands[1].type} with {numbers}"
@@ -145,5 +200,9 @@ MERGE_CONVOLUTIONS = [
     merge_convolution_with_bias,
     merge_subtracted_convolution,
     merge_subtracted_convolution_with_bias,
+    merge_convolution_that_has_a_bias,
+    merge_convolution_between_biases,
+    bias_of_convolution,
+    add_to_bias_of_convolution,
     add_before_reshape,
 ]

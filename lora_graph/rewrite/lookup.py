@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from lora_graph.ir.dims import Shape
 from lora_graph.ir.value import Value, apply, topological
-from lora_graph.ops.arithmetic import Add
+from lora_graph.ops.arithmetic import Add, Mul
 from lora_graph.ops.gather import Gather
 from lora_graph.rewrite.merge import MAX_BYPASS, is_linear
 from lora_graph.rewrite.pattern import any_op
@@ -25,6 +25,13 @@ def merge_lookup(facts: Facts, w: Value, i: Value, d: Value, lookup: Value) -> O
     if not facts.is_foldable(w, change):
         return Refusal("the merged table may not be computed ahead of time here")
     return apply(lookup.op, w + change, i)
+
+
+@rule(lambda w, i, s: any_op(Mul, any_op(Gather, w, i, name="lookup"), s))
+def scale_table(facts: Facts, w: Value, i: Value, s: Value, lookup: Value) -> Outcome:
+    """w[i] s → (w s)[i] for one factor for each column"""
+    is_row = lookup.op == Gather(0) and w.rank == 2 and s.shape == w.shape[1:]
+    return apply(lookup.op, w * s, i) if is_row and facts.is_foldable(w, s) and not facts.is_static(i) else None
 
 
 def _table(facts: Facts, d: Value, i: Value, w: Value) -> Value | None:
@@ -52,4 +59,4 @@ def _table(facts: Facts, d: Value, i: Value, w: Value) -> Value | None:
     return new[d].reshape(w.shape)
 
 
-MERGE_LOOKUPS = [merge_lookup]
+MERGE_LOOKUPS = [merge_lookup, scale_table]

@@ -16,9 +16,10 @@ import numpy as np
 
 from lora_graph.ir.dims import Shape
 from lora_graph.ir.value import Value, apply, topological
-from lora_graph.ops.arithmetic import Add, Sub
+from lora_graph.ops.arithmetic import Add, Mul, Sub
 from lora_graph.ops.linalg import Gemm, MatMul, eye
 from lora_graph.ops.shape import Reshape
+from lora_graph.ops.stop_gradient import StopGradient
 from lora_graph.rewrite.pattern import any_op
 from lora_graph.rewrite.rule import Facts, Outcome, Refusal, rule
 
@@ -62,6 +63,26 @@ def merge_subtracted(facts: Facts, x: Value, w: Value, d: Value) -> Outcome:
 def merge_subtracted_beside_bias(facts: Facts, x: Value, w: Value, b: Value, d: Value) -> Outcome:
     """(x W + b) - d(x) → x (W - d(I)) + b"""
     return _merged(facts, x, w, d, lambda change: x @ (w - change) + b)
+
+
+@rule(lambda x, w, s: any_op(Mul, any_op(MatMul, x, w), s))
+def scale_columns(facts: Facts, x: Value, w: Value, s: Value) -> Outcome:
+    """(x W) s → x (W s) for one factor for each column"""
+    is_row = w.rank == 2 and s.shape == w.shape[1:]
+    return x @ (w * s) if is_row and facts.is_foldable(w, s) and not facts.is_static(x) else None
+
+
+@rule(lambda x, w, b, c: any_op(Add, any_op(Add, any_op(MatMul, x, w, name="product"), b), c))
+def gather_biases(facts: Facts, x: Value, w: Value, b: Value, c: Value, product: Value) -> Outcome:
+    """(x W + b) + c → x W + (b + c) for one number for each column"""
+    are_rows = b.shape == c.shape == product.shape[-1:]
+    return product + (b + c) if are_rows and facts.is_foldable(b, c) else None
+
+
+@rule(lambda x: any_op(StopGradient, x), free=True)
+def drop_stop_gradient(facts: Facts, x: Value) -> Outcome:
+    """stop_gradient(x) → x, where nothing trains any more"""
+    return x
 
 
 @rule(lambda a, b: any_op(Gemm, a, b, name="gemm"))
@@ -176,4 +197,7 @@ MERGE = [
     merge_bypass_between_biases,
     merge_subtracted,
     merge_subtracted_beside_bias,
+    scale_columns,
+    gather_biases,
+    drop_stop_gradient,
 ]

@@ -114,7 +114,7 @@ FOLD = Pass("fold constants", _fold)
 
 def _presets() -> tuple[Pipeline, ...]:
     basic = [*IDENTITIES, *LAYOUT, *BLOCKS]
-    merging = [*basic, *MERGE, *MERGE_CONVOLUTIONS, *MERGE_LOOKUPS, identity_times]
+    merging = [*basic, *MERGE, *MERGE_CONVOLUTIONS, scale_kernel, *MERGE_LOOKUPS, identity_times]
     spell = rules("spell loops", SPELL)
     loops = Pass("trim loops", trim_loops), Pass("simplify bodies", lambda graph: rewrite_bodies(graph, basic))
     unfuse, merge = rules("unfuse", UNFUSE), rules("merge", merging, "all")

@@ -75,6 +75,8 @@ def movement() -> Iterator[Case]:
         yield case(op("Concat", axis), *map(x, shapes), expected=lambda *a, axis=axis: _joined(a, axis))
     yield case(op("Concat", 0), i("3", 0, 9), i("batch", 0, 9), expected=lambda *a: _joined(a, 0))
     yield from pads()
+    yield case(op("StopGradient"), x(), expected=lambda a: a, differentiable=False)
+    yield case(op("StopGradient"), x(""), expected=lambda a: a, differentiable=False)
 
 
 def _sizes(a: Any, wanted: tuple[Any, ...]) -> list[int]:

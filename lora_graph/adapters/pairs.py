@@ -1,0 +1,76 @@
+"""Which low-rank pair stands at a site, and in which of its forms."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lora_graph import checks
+from lora_graph.adapters.convolution import LoRAConvolution
+from lora_graph.adapters.lora_layer import LoRALayer, rank_limit
+from lora_graph.adapters.pair import LowRankPair, check_width
+from lora_graph.adapters.scale import RANK_SCALINGS
+from lora_graph.adapters.site import Site
+from lora_graph.adapters.tucker import TuckerConvolution
+
+Chosen = bool | Collection[str]
+"""At which weights an option holds: at all or none, or at those of these names."""
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """What a family of low-rank pairs may be told about them; see :class:`StandardLoRAAdapter`."""
+
+    rank_scaling: str = "rank"
+    wide: bool = False
+    bias: Chosen = False
+    tucker: Chosen = False
+    dense: Chosen = False
+
+    def __post_init__(self) -> None:
+        checks.choice("rank_scaling", self.rank_scaling, RANK_SCALINGS)
+        checks.flag("wide", self.wide)
+        for name in ("bias", "tucker", "dense"):
+            _check_chosen(name, getattr(self, name))
+
+    def pair(self, site: Site, name: str, *, dtype: npt.DTypeLike, rng: checks.Seed) -> LowRankPair:
+        """The pair that fits at ``site``; ValueError naming the argument ``name`` where its rank is too wide."""
+        rank, alpha, geometry = site.rank, site.alpha, site.geometry
+        shared: dict[str, Any] = {
+            "rank_scaling": self.rank_scaling,
+            "wide": self.wide,
+            "bias": self._holds("bias", site, not (site.changes_weight or site.is_lookup)),
+            "dtype": dtype,
+            "rng": rng,
+        }
+        has_window = geometry is not None and max(geometry.kernel) > 1
+        tucker, dense = self._holds("tucker", site, has_window), self._holds("dense", site, geometry is not None)
+        if geometry is None:
+            check_width(name, rank, rank_limit(site.in_features, site.out_features), self.wide)
+            return LoRALayer(site.in_features, site.out_features, rank, alpha, **shared)
+        check_width(name, rank, geometry.limit, self.wide)
+        if not tucker:
+            return LoRAConvolution(geometry, rank, alpha, dense=dense, **shared)
+        if dense and geometry.op.group > 1:
+            raise ValueError(f"{site.label or 'the convolution'} cannot be both tucker and dense")
+        return TuckerConvolution(geometry, rank, alpha, **shared)
+
+    def _holds(self, name: str, site: Site, is_possible: bool) -> bool:
+        """Whether the option ``name`` holds at ``site``; ValueError where it is asked for by name and cannot."""
+        option = getattr(self, name)
+        if isinstance(option, bool | np.bool_):
+            return bool(option) and is_possible
+        if site.label in option and not is_possible:
+            raise ValueError(f"{name}: {site.label} cannot have it")
+        return site.label in option
+
+
+def _check_chosen(name: str, value: Any) -> None:
+    if isinstance(value, bool | np.bool_):
+        return
+    if isinstance(value, str) or not isinstance(value, Collection) or not all(isinstance(v, str) for v in value):
+        raise TypeError(f"{name} must be a bool or names of weights, got {value!r}")
