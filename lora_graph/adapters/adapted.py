@@ -134,7 +134,7 @@ class AdaptedModel(Layer):
             raise TypeError(f"adapter must be an Adapter, got {adapter!r}")
         if adapter.base_layer is not self._base or adapter.site != "weight":
             raise ValueError(f"adapter must stand at weights of this model's base, got one at {adapter.base_layer!r}")
-        self._register(name, adapter, {})
+        self._register(name, adapter, adapter.options)
         return adapter
 
     def replace_base(self, arrays: Mapping[str, Array], *, trainable: bool) -> None:

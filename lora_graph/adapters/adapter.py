@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from lora_graph import checks
 from lora_graph.adapters.merging import merged_layer
 from lora_graph.adapters.scale import Scaled
 from lora_graph.adapters.site import Change, Site, inject, is_affine, output_site, weight_sites, weight_uses
 from lora_graph.errors import MergeError
-from lora_graph.ir.types import TensorType
+from lora_graph.ir.types import Array, TensorType
 from lora_graph.ir.value import Value
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.trace import Context
@@ -86,11 +87,55 @@ class Adapter(Scaled, Layer):
                 stacklevel=2 if type(self).__init__ is Adapter.__init__ else 3,
             )
 
+    @classmethod
+    def from_matrices(
+        cls,
+        base_layer: Layer,
+        matrices: Mapping[str, Mapping[str, npt.ArrayLike]],
+        rank: int | Mapping[str, int],
+        alpha: float | Mapping[str, float] = -1,
+        freeze_base_layer: bool = True,
+        **options: Any,
+    ) -> Self:
+        """An adapter with ready parameters, in whichever form of the family their shapes are.
+
+        ``matrices`` are the parameters by name, for each weight of the base by its name; ``rank`` and ``alpha`` may be
+        given for each. ValueError for a weight that the base does not have, or parameters that fit no form there.
+        """
+        places = {site.label: site for site in weight_uses(base_layer, cls.has_pairs)}
+        unknown = sorted(matrices.keys() - places.keys())
+        if unknown or not matrices:
+            raise ValueError(
+                f"matrices: {base_layer.layer_name} multiplies by {sorted(places)}, got {sorted(matrices)}"
+            )
+        ranks = rank if isinstance(rank, Mapping) else dict.fromkeys(matrices, rank)
+        alphas = alpha if isinstance(alpha, Mapping) else dict.fromkeys(matrices, alpha)
+        sites = []
+        for label in matrices:
+            own = checks.integer("rank", ranks[label], 1)
+            sites.append(replace(places[label], rank=own, alpha=checks.scale("alpha", alphas[label], own)))
+        arrays = [{name: np.asarray(array) for name, array in given.items()} for given in matrices.values()]
+        form = cls.options_for(sites, arrays)
+        made = cls(base_layer, sites[0].rank, sites[0].alpha, freeze_base_layer, site=sites, **form, **options)
+        for branch, given in zip(made.branches.values(), arrays, strict=True):
+            branch.load_weights(given)
+        return made
+
     # -- what a family defines ------------------------------------------------------------------------------------
 
     def create_branch(self, name: str, site: Site) -> Layer:
         """The layer that holds the adapter's parameters at one place, from ``site.in_features`` to ``out_features``."""
         raise NotImplementedError(f"{type(self).__name__} must implement create_branch")
+
+    @classmethod
+    def options_for(cls, sites: Sequence[Site], matrices: Sequence[Mapping[str, Array]]) -> dict[str, Any]:
+        """The options with which the branch at each site gets parameters of the shapes of its ``matrices``, by name."""
+        return {}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments besides rank, alpha and place that make an adapter of this form; files keep them."""
+        return {}
 
     def delta(self, ctx: Context, name: str, branch: Layer, h: Value) -> Value:
         """What the branch ``name`` adds for the input ``h`` of its weight."""

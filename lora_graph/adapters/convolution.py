@@ -122,8 +122,13 @@ class LoRAConvolution(LowRankPair):
 
         return with_one_batch_axis(x, len(self.input_shape), convolved)
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether A sees all channels of a convolution in groups."""
+        return self.first != self.geometry.op
+
     def matrix(self, a: Value, b: Value) -> Value:
-        if self.first != self.geometry.op:
+        if self.is_dense:
             raise ValueError(f"{self.layer_name}: a dense pair is no change of a weight in groups")
         return self.geometry.matrix(composed(a, b, self.first.group))
 

@@ -3,19 +3,21 @@ arXiv:2402.09353)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from lora_graph import checks
 from lora_graph.adapters.adapter import Adapter, Place
 from lora_graph.adapters.pair import LowRankPair
-from lora_graph.adapters.pairs import Chosen, PairOptions
+from lora_graph.adapters.pairs import Chosen, PairOptions, options_for, options_of
 from lora_graph.adapters.site import Site
 from lora_graph.interpret import evaluate
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.leaves import Parameter
-from lora_graph.ir.types import type_of
+from lora_graph.ir.types import Array, type_of
 from lora_graph.ir.value import Value, apply
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.trace import Context
@@ -64,6 +66,14 @@ class DoRAAdapter(Adapter):
 
     def fitted(self, site: Site) -> Site:
         return site if self.norm == "output" else replace(site, changes_weight=True)
+
+    @classmethod
+    def options_for(cls, sites: Sequence[Site], matrices: Sequence[Mapping[str, Array]]) -> dict[str, Any]:
+        return options_for(sites, matrices)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"norm": self.norm, **options_of(self._sites, self.branches, self.rank_scaling)}
 
     def create_branch(self, name: str, site: Site) -> Layer:
         assert site.owner is not None

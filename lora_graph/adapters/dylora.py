@@ -87,6 +87,10 @@ class DyLoRAAdapter(Adapter):
         self._deployment_rank = chosen
 
     @property
+    def options(self) -> dict[str, Any]:
+        return {"active_ranks": list(self.active_ranks), "rank_scaling": self.rank_scaling}
+
+    @property
     def settings(self) -> dict[str, Any]:
         return {"current_deployment_rank": self._deployment_rank}
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from lora_graph import checks
 from lora_graph.adapters.adapter import Adapter, Place
-from lora_graph.adapters.pairs import Chosen, PairOptions
+from lora_graph.adapters.pairs import Chosen, PairOptions, options_for, options_of
 from lora_graph.adapters.site import Site
+from lora_graph.ir.types import Array
 from lora_graph.ir.value import Value
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.trace import Context
@@ -45,6 +49,14 @@ class StandardLoRAAdapter(Adapter):
         self._options = PairOptions(rank_scaling, wide, bias, tucker, dense)
         self.rank_scaling = rank_scaling
         super().__init__(base_layer, rank, alpha, freeze_base_layer, site=site, rng=rng)
+
+    @classmethod
+    def options_for(cls, sites: Sequence[Site], matrices: Sequence[Mapping[str, Array]]) -> dict[str, Any]:
+        return options_for(sites, matrices)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return options_of(self._sites, self.branches, self.rank_scaling)
 
     def create_branch(self, name: str, site: Site) -> Layer:
         return self._options.pair(site, "rank", dtype=self.dtype, rng=self.rng)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from lora_graph import checks
@@ -56,6 +58,10 @@ class LoRADropAdapter(Adapter):
         super().__init__(base_layer, rank, alpha, freeze_base_layer, site=site, rng=drawn)
         if seed is not None or rng is None:
             self.rng = masks
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"dropout_rate": self.dropout_rate, "inference_scaling": self.inference_scaling, "mask": self.mask}
 
     def create_branch(self, name: str, site: Site) -> Layer:
         return PairOptions().pair(site, "rank", dtype=self.dtype, rng=self.rng)

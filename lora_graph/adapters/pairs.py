@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from lora_graph.adapters.pair import LowRankPair, check_width
 from lora_graph.adapters.scale import RANK_SCALINGS
 from lora_graph.adapters.site import Site
 from lora_graph.adapters.tucker import TuckerConvolution
+from lora_graph.ir.types import Array
+from lora_graph.layers.layer import Layer
 
 Chosen = bool | Collection[str]
 """At which weights an option holds: at all or none, or at those of these names."""
@@ -67,6 +69,29 @@ class PairOptions:
         if site.label in option and not is_possible:
             raise ValueError(f"{name}: {site.label} cannot have it")
         return site.label in option
+
+
+def options_for(sites: Sequence[Site], matrices: Sequence[Mapping[str, Array]]) -> dict[str, Any]:
+    """The arguments that lead to pairs of the shapes of ``matrices`` at ``sites``."""
+    forms: dict[str, Any] = {"wide": True}
+    for site, arrays in zip(sites, matrices, strict=True):
+        geometry = site.geometry
+        is_dense = geometry is not None and geometry.op.group > 1 and arrays["A"].shape[1] == geometry.in_channels
+        for name, holds in (("bias", "bias" in arrays), ("tucker", "mid" in arrays), ("dense", is_dense)):
+            if holds:
+                forms.setdefault(name, []).append(site.label)
+    return forms
+
+
+def options_of(sites: Mapping[str, Site], branches: Mapping[str, Layer], rank_scaling: str) -> dict[str, Any]:
+    """The arguments that lead to pairs like ``branches`` at ``sites``, which have the same names."""
+    pairs = {sites[name].label: branch for name, branch in branches.items()}
+    forms = {
+        "bias": [label for label, pair in pairs.items() if "bias" in pair.own],
+        "tucker": [label for label, pair in pairs.items() if isinstance(pair, TuckerConvolution)],
+        "dense": [label for label, pair in pairs.items() if isinstance(pair, LoRAConvolution) and pair.is_dense],
+    }
+    return {"rank_scaling": rank_scaling, "wide": True, **{name: found for name, found in forms.items() if found}}
 
 
 def _check_chosen(name: str, value: Any) -> None:

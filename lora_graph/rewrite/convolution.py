@@ -122,11 +122,14 @@ def _kernel(facts: Facts, d: Value, x: Value, conv: Value, left: int = MAX_BYPAS
                 return w
             return Refusal(f"the bypass is {_described(d)}, not {_described(conv)}")
         case Conv() as op, (Value(op=Conv() as first, operands=(source, a)) as mixed, w) if (
-            source is x and op == conv.op and _is_pointwise(mixed) and first.group == op.group
+            source is x
+            and op == conv.op
+            and w.shape[2:] == conv.operands[1].shape[2:]
+            and _is_pointwise(mixed)
+            and first.group == op.group
+            and not _is_pointwise(d)
         ):
-            if w.shape[2:] == conv.operands[1].shape[2:]:
-                return preceded(w, a, op.group)
-            return Refusal(f"the bypass is {_described(d)}, not {_described(conv)}")
+            return preceded(w, a, op.group)
         case Conv() as op, (source, b):
             inner = _kernel(facts, source, x, conv, left - 1)
             if not isinstance(inner, Value):

@@ -44,6 +44,8 @@ class Base:
     weights: tuple[str, ...]
     affine: bool
     """Whether it is x W + b where its activation is the identity."""
+    rows: tuple[str, ...] = ()
+    """The weights whose rows are outputs."""
 
     def __str__(self) -> str:
         return self.name
@@ -83,9 +85,10 @@ BASES = [
         lambda p, x, delta, act: act(x @ p["weight"].T + delta("weight", x) + p["bias"]),
         ("weight",),
         True,
+        ("weight",),
     ),
-    Base("sequential", _chain, _chain_formula, ("0.weight", "2.weight"), False),
-    Base("custom", TwoWeights, _two_formula, ("up", "down"), False),
+    Base("sequential", _chain, _chain_formula, ("0.weight", "2.weight"), False, ("2.weight",)),
+    Base("custom", TwoWeights, _two_formula, ("up", "down"), False, ("down",)),
 ]
 
 
@@ -117,9 +120,16 @@ class Kind:
         several = site == "weight" and len(base.weights) > 1
         return f"{branch}_{weight.replace('.', '_')}" if several else branch
 
-    def delta(self, base: Base, site: str, p: Arrays, s: float, draws: Arrays | None) -> Delta:
+    def delta(
+        self, base: Base, site: str, p: Arrays, s: float, draws: Arrays | None, fixed: Arrays | None = None
+    ) -> Delta:
+        """``fixed`` are the parameters whose norms count as constants, those of ``p`` by default."""
+
         def delta(weight: str, h: Any) -> Any:
             branch = self.label(base, site, weight, self.branch)
+            if f"{branch}.magnitude" in p:
+                axis = 1 if self.arguments.get("norm") == "input" else 0
+                return h @ directed(p, p if fixed is None else fixed, weight, branch, s, axis, weight in base.rows)
             drawn = None
             if draws is not None:
                 drawn = draws.get("rank", draws.get(self.label(base, site, weight, "mask")))
@@ -154,6 +164,25 @@ def kronecker(h: Any, a: Any, b: Any, s: float, draw: Any) -> Any:
     return s * (h @ np.kron(a, b).T)
 
 
+def nothing_added(h: Any, a: Any, b: Any, s: float, draw: Any) -> Any:
+    raise AssertionError("DoRA's change depends on the weight: see directed")
+
+
+def directed(p: Arrays, fixed: Arrays, weight: str, branch: str, s: float, axis: int, is_rows: bool) -> Any:
+    """What DoRA adds to a weight ``[in, out]``: directions of norm 1 along ``axis`` times magnitudes, less the weight.
+
+    The norms are those of the parameters ``fixed``.
+    """
+
+    def total(arrays: Arrays) -> Any:
+        w = arrays[f"base.{weight}"]
+        return (w.T if is_rows else w) + s * (arrays[f"{branch}.A"] @ arrays[f"{branch}.B"])
+
+    old = p[f"base.{weight}"].T if is_rows else p[f"base.{weight}"]
+    factors = p[f"{branch}.magnitude"] / np.sqrt((total(fixed) ** 2).sum(axis))
+    return total(p) * np.expand_dims(factors, axis) - old
+
+
 KINDS = [
     Kind("lora", lg.StandardLoRAAdapter, {}, lora),
     Kind("dylora", lg.DyLoRAAdapter, {}, nested),
@@ -161,6 +190,8 @@ KINDS = [
     Kind("lora-drop", lg.LoRADropAdapter, {"dropout_rate": 0.4}, dropped),
     Kind("lora-drop-none", lg.LoRADropAdapter, {"dropout_rate": 0.4, "inference_scaling": "none"}, dropped_plain),
     Kind("lora-drop-element", lg.LoRADropAdapter, {"dropout_rate": 0.4, "mask": "element"}, dropped, sites=("output",)),
+    Kind("dora", lg.DoRAAdapter, {}, nothing_added, sites=("weight",)),
+    Kind("dora-input", lg.DoRAAdapter, {"norm": "input"}, nothing_added, sites=("weight",)),
     Kind("lokr", lg.LoKrAdapter, {}, kronecker, branch="lokr"),
 ]
 
@@ -179,7 +210,7 @@ class Built:
     def truth(self, arrays: Arrays, x: Any, draws: Arrays | None = None) -> Any:
         """The output for parameters by the adapter's names."""
         p = {name.removeprefix("base."): array for name, array in arrays.items() if name.startswith("base.")}
-        delta = self.kind.delta(self.base, self.site, arrays, self.s, draws)
+        delta = self.kind.delta(self.base, self.site, arrays, self.s, draws, self.exact)
         act = ACTIVATIONS[self.activation]
         if self.site == "weight":
             return self.base.formula(p, x, delta, act)

@@ -215,6 +215,13 @@ WAYS = [
         "drop",
         ("output",),
     ),
+    Way("dora", lambda base, rank, alpha, **o: lg.DoRAAdapter(base, rank, alpha, wide=True, **o), "dora", ("weight",)),
+    Way(
+        "dora-input",
+        lambda base, rank, alpha, **o: lg.DoRAAdapter(base, rank, alpha, norm="input", wide=True, **o),
+        "dora",
+        ("weight",),
+    ),
     Way("lokr", lambda base, rank, alpha, **o: lg.LoKrAdapter(base, rank, alpha, **o), "lokr"),
 ]
 
@@ -235,3 +242,13 @@ def weight_change(way: Way, layout: str, a: Any, b: Any, s: float, drawn: Any, s
         keep = np.full(shape[0], 0.6) if drawn is None else np.asarray(drawn).reshape(-1)
         change = change * keep.reshape(-1, *(1,) * (len(shape) - 1))
     return change
+
+
+def directed(way: Way, old: Any, new: Any, fixed: Any, magnitude: Any) -> Any:
+    """What DoRA makes of a weight: W + ΔW with magnitudes for the norms that ``fixed`` has; less the weight itself.
+
+    Each is in the layout of the weight, whose first axis is that of outputs, the second that of inputs.
+    """
+    axes = tuple(axis for axis in range(old.ndim) if axis != (1 if way.name.endswith("input") else 0))
+    norm = np.sqrt((fixed**2).sum(axes, keepdims=True))
+    return new * (magnitude.reshape(norm.shape) / norm) - old

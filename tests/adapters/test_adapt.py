@@ -16,6 +16,7 @@ from tests.reference import close
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "lora": {},
+    "dora": {},
     "dylora": {"active_ranks": [1, 2]},
     "lokr": {},
     "lora_drop": {"dropout_rate": 0.25},
@@ -88,7 +89,7 @@ def test_which_weights_a_pattern_chooses(targets: Any, exclude: Any, chosen: lis
         ({"targets": ["2", "9.*"]}, ValueError, r"nothing matches '9\.\*'"),
         ({"targets": "2", "exclude": "*"}, ValueError, "exclude leaves nothing"),
         ({"targets": 3}, TypeError, "targets"),
-        ({"adapter": "dora"}, ValueError, "adapter must be one of"),
+        ({"adapter": "dore"}, ValueError, "adapter must be one of"),
         ({"rank": 0}, ValueError, "rank must be"),
         ({"rank": 40}, ValueError, "rank must be at least 1 and less than 6"),
         ({"rank_pattern": {"2": 99}}, ValueError, "less than 6"),

@@ -42,6 +42,7 @@ def stepped(layer: lg.Layer, x: np.ndarray) -> None:
 
 MAKERS: dict[str, Callable[..., lg.Adapter]] = {
     "lora": lg.StandardLoRAAdapter,
+    "dora": lg.DoRAAdapter,
     "dylora": lambda base, rank, *a, **k: lg.DyLoRAAdapter(base, rank, [1], *a, **k),
     "lokr": lg.LoKrAdapter,
     "lora_drop": lambda base, rank, *a, **k: lg.LoRADropAdapter(base, rank, 0.5, *a, **k),
@@ -75,7 +76,7 @@ def test_arguments_that_cannot_be(
         MAKERS[family](*given, **named)
 
 
-@pytest.mark.parametrize("family", ["lora", "dylora", "lora_drop"])
+@pytest.mark.parametrize("family", ["lora", "dora", "dylora", "lora_drop"])
 def test_a_rank_is_less_than_both_widths(family: str) -> None:
     with pytest.raises(ValueError, match=r"rank must be at least 1 and less than 5 .*\[6, 5\], got 5"):
         MAKERS[family](dense(), 5)

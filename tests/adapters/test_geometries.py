@@ -17,7 +17,7 @@ import lora_graph as lg
 from lora_graph.interpret import evaluate
 from lora_graph.onnx import Session, lower
 from lora_graph.rewrite import PRESETS, optimize_graph
-from tests.adapters.geometries import SUBJECTS, WAYS, Subject, Way, weight_change
+from tests.adapters.geometries import SUBJECTS, WAYS, Subject, Way, directed, weight_change
 from tests.reference import close, differences
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
@@ -71,7 +71,17 @@ class Adapted:
             shape = (self.adapter.output_shape[-1], self.adapter.input_shape[-1])
         else:
             shape = arrays[f"base.{next(iter(self.subject.layouts))}"].shape
+        if self.way.kind == "dora":
+            return self.directed(arrays, branch, weight, layout)
         return factor * weight_change(self.way, layout, a, b, self.s, drawn, shape)
+
+    def directed(self, arrays: dict[str, Any], branch: str, weight: str, layout: str) -> Any:
+        def total(p: dict[str, Any]) -> Any:
+            w = p[f"base.{weight}"]
+            return w + weight_change(self.way, layout, p[f"{branch}.A"], p[f"{branch}.B"], self.s, None, w.shape)
+
+        old = arrays[f"base.{weight}"]
+        return directed(self.way, old, total(arrays), total(self.exact), arrays[f"{branch}.magnitude"])
 
     def suffix(self, weight: str) -> str:
         return f"_{weight.removeprefix('weight_')}" if len(self.subject.layouts) > 1 else ""

@@ -186,7 +186,7 @@ def test_a_bypass_beside_a_nonlinearity_warns_once_and_merges_inexactly_on_deman
     assert adapter.site == "output"
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "output" in kind.sites], ids=str)
 def test_the_warning_points_at_the_caller(kind: Kind) -> None:
     with pytest.warns(UserWarning, match="cannot be merged") as caught:
         kind.make(lg.DenseLayer(6, 6, "relu", rng=0), 2, -1)
