@@ -79,7 +79,7 @@ class Adapter(Scaled, Layer):
         self.add_child("base", base_layer)
         self._sites: dict[str, Site] = dict(zip(_names(self.branch, sites), sites, strict=True))
         for name, place in self._sites.items():
-            self.add_child(name, place.branch or self.create_branch(name, place))
+            self.add_child(name, self.create_branch(name, place))
         if site == "output" and not is_affine(base_layer.to_graph()) and weight_uses(base_layer, self.has_pairs):
             warnings.warn(
                 f"{_described(base_layer)} is not x W + b, so an adapter beside it cannot be merged into it exactly; "
@@ -105,9 +105,7 @@ class Adapter(Scaled, Layer):
         places = {site.label: site for site in weight_uses(base_layer, cls.has_pairs)}
         unknown = sorted(matrices.keys() - places.keys())
         if unknown or not matrices:
-            raise ValueError(
-                f"matrices: {base_layer.layer_name} multiplies by {sorted(places)}, got {sorted(matrices)}"
-            )
+            raise ValueError(f"matrices must be for some of the weights {sorted(places)}, got {sorted(matrices)}")
         ranks = rank if isinstance(rank, Mapping) else dict.fromkeys(matrices, rank)
         alphas = alpha if isinstance(alpha, Mapping) else dict.fromkeys(matrices, alpha)
         sites = []

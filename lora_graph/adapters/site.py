@@ -50,8 +50,6 @@ class Site:
     rank: int = 0
     """The rank of the branch here, and its alpha: those of the adapter unless it was told otherwise."""
     alpha: float = 0.0
-    branch: Layer | None = None
-    """The branch itself where it is made already, as one that comes from a file is."""
 
     def matrix(self, weight: Value) -> Value:
         """The weight, or what has its shape, as a matrix ``[in_features, out_features]``."""
