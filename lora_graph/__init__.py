@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         TuckerConvolution,
         adapt,
     )
+    from lora_graph.interop import load_lycoris, load_peft
     from lora_graph.layers import (
         AveragePoolLayer,
         BatchNormalizationLayer,
@@ -72,6 +73,7 @@ _HOMES = {
         "AdaptedModel Adapter DoRAAdapter DyLoRAAdapter LoKrAdapter LoRAConvolution LoRADropAdapter LoRALayer "
         "Site StandardLoRAAdapter Target TuckerConvolution adapt"
     ),
+    "interop": "load_lycoris load_peft",
     "layers": (
         "AveragePoolLayer BatchNormalizationLayer Context ConvolutionalLayer DenseLayer EmbeddingLayer FlattenLayer "
         "FullyConnectedLayer GRULayer GlobalAveragePoolLayer LSTMLayer Layer LayerNormalizationLayer MaxPoolLayer "
@@ -144,7 +146,9 @@ __all__ = [
     "export_adapter",
     "export_onnx",
     "fit",
+    "load_lycoris",
     "load_onnx",
+    "load_peft",
     "ops",
     "optimize",
     "parse",

@@ -53,7 +53,9 @@ class PairOptions:
         tucker, dense = self._holds("tucker", site, has_window), self._holds("dense", site, geometry is not None)
         if geometry is None:
             check_width(name, rank, rank_limit(site.in_features, site.out_features), self.wide)
-            return LoRALayer(site.in_features, site.out_features, rank, alpha, **shared)
+            layer = LoRALayer(site.in_features, site.out_features, rank, alpha, **shared)
+            layer.any_rank = not site.is_lookup  # numbers of rows have no axis of features
+            return layer
         check_width(name, rank, geometry.limit, self.wide)
         if not tucker:
             return LoRAConvolution(geometry, rank, alpha, dense=dense, **shared)

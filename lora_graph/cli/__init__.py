@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from lora_graph.cli.commands import demo, export, run
+from lora_graph.cli.importing import import_adapter
 from lora_graph.cli.training import adapt, merge, train
 from lora_graph.errors import MergeError, TrainingError
 from lora_graph.version import __version__
@@ -72,5 +73,5 @@ def main(debug: bool) -> None:
     """Put LoRA-family adapters on layers, train them, merge them, and ship them as ONNX."""
 
 
-for command in (demo, adapt, train, merge, export, run):
+for command in (demo, adapt, import_adapter, train, merge, export, run):
     main.add_command(command)

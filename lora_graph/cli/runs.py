@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lora_graph as lg
+from lora_graph.adapters.adapted import DEFAULT
 from lora_graph.errors import LoadError
 from lora_graph.files import atomic_write
 
@@ -43,11 +44,26 @@ class Run:
 
 def create(folder: Path, base: Path, model: lg.AdaptedModel, unfreeze: list[str]) -> None:
     """A new run of ``model``, adapted from the file ``base``. FileExistsError if there is one in the folder."""
+    require_new(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save(folder, model)
+    Run(os.path.relpath(base, folder), unfreeze).write(folder)
+
+
+def require_new(folder: Path) -> None:
+    """FileExistsError if there is a run in the folder."""
     if (folder / RECORD).exists():
         raise FileExistsError(f"{folder} holds a run already; choose another folder, or delete it")
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_adapter(folder / ADAPTER)
-    Run(os.path.relpath(base, folder), unfreeze).write(folder)
+
+
+def save(folder: Path, model: lg.AdaptedModel) -> None:
+    """Write each adapter of ``model`` to the folder of its run."""
+    for name in model.adapters:
+        model.save_adapter(_adapter_file(folder, name), name)
+
+
+def _adapter_file(folder: Path, name: str) -> Path:
+    return folder / (ADAPTER if name == DEFAULT else f"adapter.{name}.safetensors")
 
 
 def load(folder: Path) -> lg.AdaptedModel:
@@ -55,4 +71,6 @@ def load(folder: Path) -> lg.AdaptedModel:
     run = Run.read(folder)
     model = lg.AdaptedModel(lg.load_onnx(folder / run.base), unfreeze=run.unfreeze)
     model.load_adapter(folder / ADAPTER)
+    for path in sorted(folder.glob("adapter.*.safetensors")):
+        model.load_adapter(path, path.name.split(".")[1])
     return model

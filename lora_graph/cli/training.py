@@ -114,7 +114,7 @@ def train(run: Path, data: Path, optimizer: str, lr: float, resume: bool, as_jso
     made = {"adamw": lg.AdamW, "adam": lg.Adam, "sgd": lg.SGD}[optimizer](lr)
     checkpoint = run / runs.CHECKPOINT
     history = lg.fit(model, str(data), optimizer=made, checkpoint=checkpoint, resume=resume, **settings)
-    model.save_adapter(run / runs.ADAPTER)
+    runs.save(run, model)
     checkpoint.unlink(missing_ok=True)
     facts = {
         "run": str(run),

@@ -75,7 +75,8 @@ class ImportedLayer(Layer):
         noted = [value for value in self._graph.values if value in self._graph.notes]
         found = replace([*self._graph.outputs.values(), *noted], {**leaves, **parameters}, binding)
         for old, new in zip(noted, found[len(self._graph.outputs) :], strict=True):
-            ctx.claim(new, self._graph.notes[old].scope)
+            note = self._graph.notes[old]
+            ctx.claim(new, note.scope, note.rules)
         return alone(dict(zip(self._graph.outputs, found, strict=False)))
 
     def get_diagnostics(self) -> dict[str, str]:

@@ -157,10 +157,11 @@ class Context:
         each(x, lambda value: self._recorder.note(value, self._place.path))
         return build(layer, self._recorder, x)
 
-    def claim(self, value: Value, scope: str) -> None:
-        """``value`` belongs to the module ``scope`` of this layer, which is no layer itself."""
-        if scope and value.operands and self._recorder.annotate:
-            self._recorder.notes.setdefault(value, Note(scope=self._place.label(scope)))
+    def claim(self, value: Value, scope: str, rules: tuple[str, ...] = ()) -> None:
+        """``value`` belongs to the module ``scope`` of this layer, which is no layer itself; ``rules`` made it."""
+        if (scope or rules) and value.operands and self._recorder.annotate:
+            path = self._place.label(scope) if scope else self._place.path
+            self._recorder.notes.setdefault(value, Note(scope=path, rules=rules))
 
     def carry(self, old: Value, new: Value) -> None:
         """``new`` takes the place of ``old`` and belongs to the same module."""

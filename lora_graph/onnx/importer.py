@@ -23,7 +23,7 @@ from lora_graph.onnx.attributes import DIMENSION, PARAMETERS
 from lora_graph.onnx.kernels import schema
 from lora_graph.onnx.opaque import read_opaque
 from lora_graph.onnx.readers import READERS
-from lora_graph.onnx.scopes import scope_of
+from lora_graph.onnx.scopes import rules_of, scope_of
 from lora_graph.onnx.source import DEFAULT_DOMAINS, ModelSource, Opened, describe, open_model
 from lora_graph.onnx.subgraphs import graphs_of
 from lora_graph.onnx.tensors import dtype_of, read_tensor
@@ -162,7 +162,7 @@ class _Importer:
         for name, value in results.items():
             self._known.values[name] = value
             if value.operands:
-                self._notes.setdefault(value, Note(name=name, scope=scope_of(node)))
+                self._notes.setdefault(value, Note(name, scope_of(node), rules_of(node)))
 
     def _known_op(self, node: onnx.NodeProto) -> dict[str, Value]:
         check_node(node, self._opened.opset)

@@ -1,4 +1,4 @@
-"""The module that a node of a model belongs to, as its exporter noted it."""
+"""The module that a node of a model belongs to, and how the node was made, as its exporter noted them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ import onnx
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 """The metadata in which PyTorch's dynamo exporter lists the modules around a node, and last the node itself."""
+RULES = "pkg.onnxscript.rewriter.rule_name"
+"""The metadata in which that exporter's optimizer lists the rules that made a node."""
+
+
+def rules_of(node: onnx.NodeProto) -> tuple[str, ...]:
+    """The names of the rules by which the exporter's optimizer made the node."""
+    noted = next((item.value for item in node.metadata_props if item.key == RULES), "")
+    return tuple(name.strip() for name in noted.split(",") if name.strip())
 
 
 def scope_of(node: onnx.NodeProto) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from lora_graph.onnx.scopes import SCOPES, scope_of
+from lora_graph.onnx.scopes import RULES, SCOPES, rules_of, scope_of
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,10 @@ def test_scopes_of_the_dynamo_exporter(noted: str, scope: str) -> None:
     node = onnx.helper.make_node("MatMul", ["a", "b"], ["c"], name="/other/MatMul")
     node.metadata_props.add(key=SCOPES, value=noted)
     assert scope_of(node) == scope
+
+
+def test_rules_of_an_optimizer() -> None:
+    node = onnx.helper.make_node("Conv", ["a", "b"], ["c"])
+    assert rules_of(node) == ()
+    node.metadata_props.append(onnx.StringStringEntryProto(key=RULES, value="FuseBatchNormIntoConv, Other"))
+    assert rules_of(node) == ("FuseBatchNormIntoConv", "Other")

@@ -1,0 +1,92 @@
+"""Reading the files of LyCORIS and kohya: one safetensors file, module paths written with underscores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lora_graph.adapters.adapted import AdaptedModel
+from lora_graph.errors import LoadError
+from lora_graph.interop.attach import adapted_by
+from lora_graph.interop.forms import Form, Names, low_rank
+from lora_graph.interop.modules import Modules
+from lora_graph.interop.tensors import Tensors, base_arrays, read_tensors
+from lora_graph.interop.tied import untied
+from lora_graph.layers.layer import Layer
+
+PREFIXES = ("lycoris", "lora", "lora_unet", "lora_te", "lora_te1", "lora_te2", "lora_te3", "lora_transformer")
+
+
+def _norms(out: int, inner: int, ones: tuple[int, ...]) -> dict[tuple[int, ...], str]:
+    return {(1, inner, *ones): "input", (out, 1, *ones): "output"}
+
+
+PAIR = Names("lora_down.weight", "lora_up.weight", "lora_mid.weight", magnitude="dora_scale", norms=_norms)
+ALPHA = "alpha"
+
+
+def load_lycoris(
+    model: Layer, path: str | Path, *, base_weights: Mapping[str, npt.ArrayLike] | None = None
+) -> AdaptedModel:
+    """``model`` with the adapter of a LyCORIS or kohya file: ready to run, train, merge and export.
+
+    LoRA and LoCon are read, with a Tucker core or DoRA's scale, and LoKr in all its forms. ``base_weights`` and the
+    ``report`` of the result are those of :func:`load_peft`.
+
+    LoadError naming file and tensor for whatever cannot be read or cannot be honoured.
+    """
+    file = Path(path)
+    if not isinstance(model, Layer):
+        raise TypeError(f"model must be a Layer, got {model!r}")
+    grouped: dict[str, Tensors] = {}
+    for key, array in read_tensors(file, model.dtype).items():
+        module, _, parameter = key.partition(".")
+        grouped.setdefault(module, Tensors(file, f"{module}.")).add(parameter, array)
+    given = base_arrays(base_weights, model.dtype)
+    known = _flattened(Modules(untied(model), given))
+    forms: dict[str, Form] = {}
+    for flat, tensors in grouped.items():
+        module = _module(flat, known, tensors)
+        if module in forms:
+            raise LoadError(f"{file}: {flat} is {module}, which the file has under another prefix as well")
+        forms[module] = _form(tensors)
+    return adapted_by(model, file, forms, given)
+
+
+def _flattened(modules: Modules) -> dict[str, set[str]]:
+    """The paths of modules, and the ends of these, by how they are written with underscores."""
+    found: dict[str, set[str]] = {}
+    for path in modules.paths():
+        parts = path.split(".")
+        for start in range(len(parts)):
+            found.setdefault("_".join(parts[start:]), set()).add(".".join(parts[start:]))
+    return found
+
+
+def _module(flat: str, known: Mapping[str, set[str]], tensors: Tensors) -> str:
+    """The module that is written ``flat`` behind one of the prefixes."""
+    rests = [flat.removeprefix(f"{prefix}_") for prefix in PREFIXES if flat.startswith(f"{prefix}_")]
+    found = sorted({path for rest in rests for path in known.get(rest, ())})
+    if len(found) == 1:
+        return found[0]
+    name = tensors.names[0]
+    if found:
+        raise tensors.error(name, f"may belong to any of {', '.join(found)}")
+    raise tensors.error(name, f"has no place in the model: no module is written so behind {', '.join(PREFIXES)}")
+
+
+def _form(tensors: Tensors) -> Form:
+    tensors.only((*PAIR.known, ALPHA))
+    return low_rank(tensors, PAIR, lambda rank: _alpha(tensors, rank) / rank)
+
+
+def _alpha(tensors: Tensors, default: float) -> float:
+    if ALPHA not in tensors:
+        return default
+    alpha = tensors[ALPHA]
+    if alpha.size != 1 or not np.all(alpha > 0):
+        raise tensors.error(ALPHA, f"must be one positive number, got {alpha.tolist()}")
+    return float(alpha.reshape(()))
