@@ -8,7 +8,7 @@ graphs: one that adds a micro-batch's gradient to the sum, and one that applies 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 
@@ -23,15 +23,14 @@ from lora_graph.ir.value import Value, apply
 from lora_graph.layers.trace import Trace
 from lora_graph.ops.arithmetic import maximum
 from lora_graph.ops.select import clip, where
-from lora_graph.train.loss import Loss, loss_of
 from lora_graph.train.optimizer import Optimizer
 
-LOSS, NORM, RATE, SHARE, TARGET = "loss", "gradient_norm", "learning_rate", "share", "target"
+LOSS, NORM, RATE, SHARE, TARGET, WEIGHTS = "loss", "gradient_norm", "learning_rate", "share", "target", "loss_weights"
 COUNT = "optimizer.count"
-RESERVED = (LOSS, NORM, RATE, SHARE, TARGET)
+RESERVED = (LOSS, NORM, RATE, SHARE, TARGET, WEIGHTS)
 RATE_INPUT: Value = apply(Input(RATE, tensor(np.float64)))
 SHARE_INPUT: Value = apply(Input(SHARE, tensor(np.float64)))
-"""How much of the step's samples a micro-batch holds."""
+"""How much of what the step averages over is in a micro-batch."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,10 @@ class StepGraphs:
         changed = {name for graph in graphs for name in graph.outputs} | set(self.initial)
         return {name for graph in graphs for name in graph.parameters} - changed
 
+    def with_forward(self, graph: Graph) -> StepGraphs:
+        """The same with another graph that runs the model."""
+        return replace(self, step=graph) if self.accumulate is None else replace(self, accumulate=graph)
+
     def zeros(self) -> dict[str, Array]:
         """The optimizer's state before the first step."""
         return {name: np.zeros(sizes(kind.shape, {}), kind.dtype) for name, kind in self.initial.items()}
@@ -65,16 +68,14 @@ class StepGraphs:
 
 def step_graphs(
     traced: Trace,
-    result: Value,
-    target: Value,
-    loss: Loss,
+    loss: Value,
+    given: Sequence[Value],
     optimizer: Optimizer,
     clipping: Clipping,
     accumulated: bool,
 ) -> StepGraphs:
-    """The graphs that train ``result``, one of the outputs of ``traced``, to meet ``target``."""
-    value = loss_of(loss, result, target)
-    parameters = Graph((), {"result": result}).trainable
+    """The graphs of a step that makes ``loss``, of outputs of ``traced`` and of the inputs ``given``, smaller."""
+    parameters = Graph((), {LOSS: loss}).trainable
     if not parameters:
         raise ValueError("nothing to train: the output depends on no parameter that trains")
     for kind, names in (
@@ -84,15 +85,15 @@ def step_graphs(
         taken = {*RESERVED} & {*names}
         if taken:
             raise ValueError(f"{kind} is called {min(taken)!r}, a name that the training step uses itself")
-    found = dict(zip(parameters, gradients(value, list(parameters.values())), strict=True))
-    inputs = [*traced.graph.inputs, target]
+    found = dict(zip(parameters, gradients(loss, list(parameters.values())), strict=True))
+    inputs = [*traced.graph.inputs, *given]
     if not accumulated:
         results, initial = apply_gradients(parameters, found, traced.active, optimizer, clipping)
-        graph = _graph([*inputs, RATE_INPUT], {LOSS: value, **traced.updates, **results}, "training step")
+        graph = _graph([*inputs, RATE_INPUT], {LOSS: loss, **traced.updates, **results}, "training step")
         return StepGraphs(graph, None, initial, tuple(parameters))
     sums = {_sum(name): apply(Parameter(_sum(name), p.type, False)) for name, p in parameters.items()}
     added = {_sum(name): sums[_sum(name)] + g * SHARE_INPUT.astype(g.dtype) for name, g in found.items()}
-    more = _graph([*inputs, SHARE_INPUT], {LOSS: value, **traced.updates, **added}, "accumulation step")
+    more = _graph([*inputs, SHARE_INPUT], {LOSS: loss, **traced.updates, **added}, "accumulation step")
     total = {name: sums[_sum(name)] for name in parameters}
     results, initial = apply_gradients(parameters, total, traced.active, optimizer, clipping)
     graph = _graph([*inputs, RATE_INPUT], results, "optimizer step")

@@ -15,7 +15,7 @@ from lora_graph import checks
 from lora_graph.files import require_writable
 from lora_graph.layers.layer import Layer
 from lora_graph.train.checkpoint import Position, load_checkpoint, save_checkpoint
-from lora_graph.train.data import Batch, Data, data_of
+from lora_graph.train.data import Arrays, Batch, Data, data_of
 from lora_graph.train.draws import seeded
 from lora_graph.train.history import History
 from lora_graph.train.interrupt import uninterrupted
@@ -50,6 +50,7 @@ def fit(
     clip_value: float | None = None,
     accumulate: int = 1,
     shuffle: bool = True,
+    cache_frozen: bool = False,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     progress: bool | None = None,
@@ -83,13 +84,24 @@ def fit(
     if checks.flag("resume", resume) and checkpoint is None:
         raise ValueError("resume=True needs checkpoint=path")
     training = TrainingStep(
-        model, loss, optimizer, clip_norm=clip_norm, clip_value=clip_value, accumulated=accumulate > 1, output=output
+        model,
+        loss,
+        optimizer,
+        clip_norm=clip_norm,
+        clip_value=clip_value,
+        accumulated=accumulate > 1,
+        output=output,
+        cache_frozen=checks.flag("cache_frozen", cache_frozen),
     )
+    if cache_frozen and not isinstance(source, Arrays):
+        raise ValueError("cache_frozen needs data as arrays or in an .npz file: samples of an iterable have no numbers")
     run = _Run(training, source, seed, accumulate, Position(history=History(chosen)))
     with training_mode(model):
         if checkpoint is not None:
             chosen_here = {"seed": seed, "batch_size": batch_size, "accumulate": accumulate, "shuffle": shuffle}
             run.keep(checkpoint, settings_of(training, **chosen_here), resume)
+        if cache_frozen and isinstance(source, Arrays) and run.position.epoch < epochs:
+            run.source = training.hold(source)
         with _shown(progress, epochs, run) as bar:
             try:
                 while run.position.epoch < epochs:

@@ -17,8 +17,11 @@ from lora_graph.ir.value import Value, apply
 from lora_graph.layers.interface import Feed
 from lora_graph.layers.trace import Trace, trace
 from lora_graph.rewrite.pipeline import optimize_graph
+from lora_graph.train.data import Batch
 from lora_graph.train.draws import Rng, draw_all
-from lora_graph.train.graph import TARGET, StepGraphs, step_graphs
+from lora_graph.train.graph import TARGET, WEIGHTS, StepGraphs, step_graphs
+from lora_graph.train.hold import split
+from lora_graph.train.loss import IGNORED, loss_of
 
 if TYPE_CHECKING:
     from lora_graph.train.step import TrainingStep
@@ -32,44 +35,93 @@ class Prepared:
     graphs: StepGraphs
     step: Program
     accumulate: Program | None
+    once: Program | None
+    """What gives the held values of a batch, where there are any."""
     target: TensorType
+    weights: TensorType | None
+    counts_labels: bool
+    """Whether the loss is a mean over targets of which some may be left out."""
     steady: frozenset[str]
     """The draws that micro-batches of one step have in common."""
 
     @classmethod
-    def build(cls, owner: TrainingStep, batch: Feed, target: Array) -> Prepared:
-        """The step of ``owner`` for batches like this one."""
-        traced = trace(owner.model, batch.types)
+    def build(cls, owner: TrainingStep, types: Mapping[str, TensorType], batch: Batch) -> Prepared:
+        """The step of ``owner`` for batches like this one, its inputs being of these types."""
+        traced = trace(owner.model, types)
         result = traced.graph.outputs[owner.output]
-        kind = _target_type(target, result)
-        leaf = apply(Input(TARGET, kind))
-        graphs = step_graphs(traced, result, leaf, owner.loss, owner.optimizer, owner.clipping, owner.accumulated)
+        kind = _target_type(batch.targets, result)
+        weights = None if batch.weights is None else _like(batch.weights, result)
+        target = apply(Input(TARGET, kind))
+        weigh = None if weights is None else apply(Input(WEIGHTS, weights))
+        value = loss_of(owner.loss, result, target, weigh)
+        given = (target,) if weigh is None else (target, weigh)
+        graphs = step_graphs(traced, value, given, owner.optimizer, owner.clipping, owner.accumulated)
         fixed = {name: owner.base[name] for name in graphs.fixed}
-        step = _compiled(graphs.step, fixed)
-        more = None if graphs.accumulate is None else _compiled(graphs.accumulate, fixed)
-        return cls(traced, graphs, step, more, kind, _steady(traced))
+        parts = None
+        if owner.cache_frozen:
+            data = traced.graph.inputs[: len(types)]
+            parts = split(graphs.accumulate or graphs.step, data, fixed)
+        running = graphs.with_forward(parts.rest) if parts else graphs
+        step = _compiled(running.step, fixed)
+        more = None if running.accumulate is None else _compiled(running.accumulate, fixed)
+        once = _compiled(parts.once, fixed) if parts else None
+        counts = owner.loss == "cross_entropy" and kind.dtype == np.int64
+        return cls(traced, graphs, step, more, once, kind, weights, counts, _steady(traced))
 
-    def inputs(self, batch: Feed, target: Array, rng: Rng, kept: dict[str, Array]) -> dict[str, Array]:
+    def inputs(self, given: Feed, batch: Batch, rng: Rng, kept: dict[str, Array]) -> dict[str, Array]:
         """All inputs of a step but the learning rate: data as it has to be, and what is drawn for it.
 
         ``kept`` holds what was drawn for the step already.
         """
-        labels = target.astype(np.int64) if target.dtype.kind == "b" else target
-        wanted = checks.numeric("targets", labels, self.target.dtype)
-        if any(isinstance(d, int) and d != n for d, n in zip(self.target.shape, wanted.shape, strict=True)):
-            raise ValueError(f"targets must have the shape {show(self.target.shape)}, got {wanted.shape}")
-        drawn = draw_all(self.traced.draws, batch.binding, rng, self.steady, kept)
-        return {**batch.arrays, TARGET: wanted, **drawn}
+        drawn = draw_all(self.traced.draws, given.binding, rng, self.steady, kept)
+        held = self.held(given) if batch.held is None else batch.held
+        found = {**given.arrays, **held, TARGET: _checked("targets", _labels(batch.targets), self.target), **drawn}
+        if self.weights is not None:
+            assert batch.weights is not None
+            found[WEIGHTS] = _checked("weights", batch.weights, self.weights)
+            if not (np.isfinite(found[WEIGHTS]).all() and (found[WEIGHTS] >= 0).all()):
+                raise ValueError("weights must be finite and at least 0")
+        return found
+
+    def held(self, given: Feed) -> dict[str, Array]:
+        """What the frozen part of the model gives for a batch, samples first."""
+        if self.once is None:
+            return {}
+        return self.once.run({name: given.arrays[name] for name in self.once.graph.input_names}, {})
+
+    def mass(self, given: Feed, inputs: Mapping[str, Array]) -> float:
+        """How much a batch counts beside others of its step: the sum of what its loss is a mean over."""
+        target, weights = inputs[TARGET], inputs.get(WEIGHTS)
+        if self.counts_labels:
+            kept = target != IGNORED
+            if weights is None:
+                return float(kept.sum())
+            return float((kept * weights.reshape(weights.shape + (1,) * (kept.ndim - weights.ndim))).sum())
+        return float(given.samples if weights is None else weights.sum())
+
+
+def _labels(target: Array) -> Array:
+    return target.astype(np.int64) if target.dtype.kind == "b" else target
+
+
+def _checked(name: str, array: Array, kind: TensorType) -> Array:
+    wanted = checks.numeric(name, array, kind.dtype)
+    if any(isinstance(d, int) and d != n for d, n in zip(kind.shape, wanted.shape, strict=True)):
+        raise ValueError(f"{name} must have the shape {show(kind.shape)}, got {wanted.shape}")
+    return wanted
 
 
 def _target_type(target: Array, prediction: Value) -> TensorType:
-    """The type of targets: class numbers are int64, anything else has the dtype of the prediction.
+    """The type of targets: class numbers are int64, anything else has the dtype of the prediction."""
+    kind = _like(target, prediction)
+    return kind.with_dtype(np.int64) if target.dtype.kind in "iub" else kind
 
-    Axes are named as the prediction's where it names them.
-    """
-    size = prediction.shape[: target.ndim] + target.shape[prediction.rank :]
-    shape = tuple(d if not isinstance(d, int) else n for d, n in zip(size, target.shape, strict=True))
-    return TensorType(np.dtype(np.int64) if target.dtype.kind in "iub" else prediction.dtype, shape)
+
+def _like(array: Array, prediction: Value) -> TensorType:
+    """The type of arrays like this one: the dtype of the prediction, and axes named as it names them."""
+    size = prediction.shape[: array.ndim] + array.shape[prediction.rank :]
+    shape = tuple(d if not isinstance(d, int) else n for d, n in zip(size, array.shape, strict=True))
+    return TensorType(prediction.dtype, shape)
 
 
 def _steady(traced: Trace) -> frozenset[str]:

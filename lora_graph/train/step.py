@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,11 @@ import numpy.typing as npt
 from lora_graph import checks
 from lora_graph.errors import TrainingError
 from lora_graph.interpret import Program
-from lora_graph.ir.types import Array
+from lora_graph.ir.dims import plain_name, shape_of
+from lora_graph.ir.types import Array, TensorType
 from lora_graph.layers.interface import Feed, feed
 from lora_graph.layers.layer import Layer
-from lora_graph.train.data import Batch
+from lora_graph.train.data import Arrays, Batch
 from lora_graph.train.draws import Rng, own_rng
 from lora_graph.train.graph import LOSS, NORM, RATE, SHARE, Clipping, is_sum
 from lora_graph.train.loss import Loss
@@ -52,6 +53,7 @@ class TrainingStep:
         clip_value: float | None = None,
         accumulated: bool = False,
         output: str | None = None,
+        cache_frozen: bool = False,
     ):
         if not isinstance(model, Layer):
             raise TypeError(f"model must be a Layer, got {model!r}")
@@ -65,6 +67,7 @@ class TrainingStep:
             raise TypeError(f"optimizer must be an Optimizer such as lg.Adam(1e-3), got {optimizer!r}")
         self.clipping = Clipping(_limit("clip_norm", clip_norm), _limit("clip_value", clip_value))
         self.accumulated = accumulated
+        self.cache_frozen = cache_frozen
         self.count = 0
         self.base: Mapping[str, Array] = model.state
         self._prepared: dict[object, Prepared] = {}
@@ -73,35 +76,41 @@ class TrainingStep:
         if not self._state:
             raise ValueError(f"nothing to train: every parameter of {model.layer_name} is frozen")
 
-    def run(self, x: Any, target: npt.ArrayLike, rng: Rng = own_rng) -> float:
+    def run(self, x: Any, target: npt.ArrayLike, rng: Rng = own_rng, *, weights: npt.ArrayLike | None = None) -> float:
         """One step on one batch; the loss before it. ``rng`` gives the generator of each draw (default: its own)."""
-        return self.run_batches([(x, np.asarray(target))], rng).loss
+        return self.run_batches([Batch.of((x, target, weights))], rng).loss
 
-    def run_batches(self, batches: Sequence[Batch], rng: Rng = own_rng) -> StepResult:
-        """One optimizer step on the mean gradient of several micro-batches (exactly one unless ``accumulated``)."""
+    def run_batches(self, batches: Sequence[Batch | tuple[Any, ...]], rng: Rng = own_rng) -> StepResult:
+        """One optimizer step on several micro-batches (exactly one unless ``accumulated``).
+
+        Its loss and gradient are the means over all samples, or over all that counts where targets are left out or
+        have weights: those of the micro-batches put together.
+        """
         if not batches or (len(batches) > 1 and not self.accumulated):
             raise ValueError(f"a step takes one batch, more with accumulated=True: got {len(batches)}")
-        feeds = [feed(self.model, x, "inputs") for x, _ in batches]
-        total = sum(given.samples for given in feeds)
-        if not total:
+        given = [batch if isinstance(batch, Batch) else Batch.of(batch) for batch in batches]
+        feeds = [feed(self.model, batch.inputs, "inputs") for batch in given]
+        samples = sum(fed.samples for fed in feeds)
+        if not samples:
             raise ValueError("a batch must hold at least one sample")
         kept: dict[str, Array] = {}
+        prepared = [self._prepare(fed, batch) for fed, batch in zip(feeds, given, strict=True)]
+        inputs = [p.inputs(fed, batch, rng, kept) for p, fed, batch in zip(prepared, feeds, given, strict=True)]
+        masses = [p.mass(fed, arrays) for p, fed, arrays in zip(prepared, feeds, inputs, strict=True)]
         pending: dict[str, Array] = {}
         loss = 0.0
-        for given, (_, target) in zip(feeds, batches, strict=True):
-            prepared = self._prepare(given, target)
-            inputs = prepared.inputs(given, target, rng, kept)
-            if prepared.accumulate is not None and given.samples:
-                share = given.samples / total
-                self._advance(prepared.accumulate, {**inputs, SHARE: np.asarray(share)}, pending)
+        for p, fed, arrays, mass in zip(prepared, feeds, inputs, masses, strict=True):
+            if p.accumulate is not None and fed.samples:
+                share = mass / sum(masses) if mass else 0.0
+                self._advance(p.accumulate, {**arrays, SHARE: np.asarray(share)}, pending)
                 loss += float(pending.pop(LOSS)) * share
         rate = self.optimizer.rate(self.count)
-        self._advance(prepared.step, {**inputs, RATE: np.asarray(rate)}, pending)
-        loss = float(pending.pop(LOSS)) if prepared.accumulate is None else loss
+        self._advance(prepared[-1].step, {**inputs[-1], RATE: np.asarray(rate)}, pending)
+        loss = loss if self.accumulated else float(pending.pop(LOSS))
         norm = float(pending.pop(NORM))
         self._require_finite(loss, norm)
         self._commit(pending)
-        return StepResult(loss, norm, rate, total)
+        return StepResult(loss, norm, rate, samples)
 
     def sync(self) -> None:
         """Hand the parameters as they are now to the model."""
@@ -117,11 +126,24 @@ class TrainingStep:
         self._spare = {}
         self.count = count
 
-    def _prepare(self, batch: Feed, target: Array) -> Prepared:
-        ranks = tuple(array.ndim for array in batch.arrays.values())
-        key = (ranks, target.ndim, target.dtype.kind in "iub")
+    def hold(self, data: Arrays) -> Arrays:
+        """``data`` with what the frozen part of the model gives for each sample, where that is worth holding."""
+        count, size = len(data.samples.targets), data.batch_size
+        arrays: dict[str, Array] = {}
+        for start in range(0, count, size):
+            batch = data.part(slice(start, start + size))
+            fed = feed(self.model, batch.inputs, "inputs")
+            for name, found in self._prepare(fed, batch).held(fed).items():
+                whole = arrays.setdefault(name, np.empty((count, *found.shape[1:]), found.dtype))
+                whole[start : start + size] = found
+        return replace(data, samples=data.samples._replace(held=arrays))
+
+    def _prepare(self, fed: Feed, batch: Batch) -> Prepared:
+        types = _sized(self.model, fed) if self.cache_frozen else fed.types
+        weights = None if batch.weights is None else batch.weights.ndim
+        key = (tuple(types.values()), batch.targets.ndim, batch.targets.dtype.kind in "iub", weights)
         if key not in self._prepared:
-            prepared = Prepared.build(self, batch, target)
+            prepared = Prepared.build(self, types, batch)
             for name, array in {**prepared.graphs.zeros(), **self.base}.items():
                 if name not in prepared.graphs.fixed:
                     self._state.setdefault(name, array)
@@ -163,6 +185,16 @@ def _output(model: Layer, name: str | None) -> str:
     if name is None and len(names) != 1:
         raise ValueError(f"output must say which of the model's outputs the loss applies to: {', '.join(names)}")
     return names[0] if name is None else checks.choice("output", name, names)
+
+
+def _sized(model: Layer, fed: Feed) -> dict[str, TensorType]:
+    """The types of inputs such as these, the batch being all that may vary."""
+    lead = {name: plain_name(next(iter(kind.shape), 1)) for name, kind in fed.types.items()}
+    for name, dimension in lead.items():
+        if dimension is None:
+            raise ValueError(f"cache_frozen needs inputs with a batch axis, but {name!r} is {model.inputs[name]}")
+    batch = shape_of([str(next(iter(lead.values())))])
+    return {name: kind.with_shape((*batch, *fed.arrays[name].shape[1:])) for name, kind in fed.types.items()}
 
 
 def _limit(name: str, value: float | None) -> float | None:

@@ -12,7 +12,7 @@ import pytest
 
 import lora_graph as lg
 from lora_graph.errors import LoadError
-from lora_graph.train.data import Arrays, data_of
+from lora_graph.train.data import Arrays, Batch, data_of
 from tests.train.models import Array, adapted, copied, same_bits
 
 
@@ -21,36 +21,36 @@ def arrays(rng: np.random.Generator) -> tuple[Array, Array]:
     return rng.standard_normal((20, 6)), rng.standard_normal((20, 4))
 
 
-def listed(data: Any, **options: Any) -> list[tuple[Array, Array]]:
+def listed(data: Any, **options: Any) -> list[Batch]:
     """The batches of the first epoch."""
     return list(data_of(data, **{"batch_size": 8, "epochs": 2, **options}).epoch(0, 0))
 
 
 def test_every_sample_comes_once_an_epoch_with_its_target(rng: np.random.Generator) -> None:
     x = rng.standard_normal((20, 3))
-    source = Arrays(x, x[:, :1] * 2, 8)
+    source = Arrays(Batch(x, x[:, :1] * 2), 8)
     assert len(source) == 3
     epochs = [list(source.epoch(7, number)) for number in range(3)]
     for epoch in epochs:
-        assert [len(part) for part, _ in epoch] == [8, 8, 4]
-        together = np.concatenate([part for part, _ in epoch])
-        assert (np.concatenate([part for _, part in epoch]) == together[:, :1] * 2).all()
+        assert [len(part) for part, *_ in epoch] == [8, 8, 4]
+        together = np.concatenate([part for part, *_ in epoch])
+        assert (np.concatenate([part for _, part, *_ in epoch]) == together[:, :1] * 2).all()
         assert sorted(map(tuple, together)) == sorted(map(tuple, x))
-    assert len({np.concatenate([part for part, _ in epoch]).tobytes() for epoch in [*epochs, [(x, x)]]}) == 4
+    assert len({np.concatenate([part for part, *_ in epoch]).tobytes() for epoch in [*epochs, [Batch(x, x)]]}) == 4
     again = list(source.epoch(7, 1))
-    assert all((a == b).all() for (a, _), (b, _) in zip(again, epochs[1], strict=True))
+    assert all((a == b).all() for (a, *_), (b, *_) in zip(again, epochs[1], strict=True))
     other = list(source.epoch(8, 1))
-    assert not all((a == b).all() for (a, _), (b, _) in zip(again, other, strict=True))
+    assert not all((a == b).all() for (a, *_), (b, *_) in zip(again, other, strict=True))
 
 
 def test_without_shuffling_the_order_stays(arrays: tuple[Array, Array]) -> None:
     parts = listed(arrays, shuffle=False)
-    assert (np.concatenate([x for x, _ in parts]) == arrays[0]).all()
-    assert (np.concatenate([t for _, t in parts]) == arrays[1]).all()
+    assert (np.concatenate([x for x, *_ in parts]) == arrays[0]).all()
+    assert (np.concatenate([t for _, t, *_ in parts]) == arrays[1]).all()
 
 
 def test_a_batch_may_be_larger_than_the_data(arrays: tuple[Array, Array]) -> None:
-    ((x, _),) = listed(arrays, batch_size=1000)
+    ((x, *_),) = listed(arrays, batch_size=1000)
     assert len(x) == 20
 
 
@@ -99,8 +99,14 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (3, TypeError, "data must be"),
     (None, TypeError, "data must be"),
     ({"inputs": X, "targets": T}, TypeError, r"data must be .*, got a dict$"),
-    ([X], TypeError, r"each batch must be a pair \(inputs, targets\), got ndarray"),
-    ([(X, T, T)], TypeError, "pair"),
+    ([X], TypeError, r"a batch must be \(inputs, targets\) or \(inputs, targets, weights\), got a ndarray"),
+    ([(X, T, T, T)], TypeError, r"a batch must be .*, got 4 things"),
+    ((X, T, T[:3]), ValueError, r"one weight per target, got weights \(3, 4\) and targets \(4, 4\)"),
+    ((X, T, -np.ones(4)), ValueError, "weights must be finite and at least 0"),
+    ((X, T, np.full(4, np.nan)), ValueError, "weights must be finite and at least 0"),
+    ((X, T, np.ones((4, 3))), ValueError, r"mse: weights must have the first axes of the targets \[batch, 4\], got"),
+    ((X, T, np.ones((4, 4, 1))), ValueError, "mse: weights must have the first axes of the targets"),
+    ((X, T, np.full(4, "a")), TypeError, "weights must be an array of numbers"),
     ((X, np.full((4, 4), "a")), TypeError, "targets must be an array of numbers"),
     ((X, np.full((4, 4), None)), TypeError, "targets must be an array of numbers"),
     ((X[:, :5], T), ValueError, r"inputs must end in \[6\], got shape \(4, 5\)"),

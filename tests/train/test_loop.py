@@ -112,7 +112,7 @@ def test_what_was_trained_before_an_error_is_kept(data: tuple[Array, Array]) -> 
     good, bad = adapted(), adapted()
     parts = batches(3)
     lg.fit(good, parts)
-    with pytest.raises(TypeError, match="pair"):
+    with pytest.raises(TypeError, match="a batch must be"):
         lg.fit(bad, [*parts, None])
     assert same_bits(good.state, bad.state)
 

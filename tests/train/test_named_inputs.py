@@ -73,7 +73,7 @@ def test_an_adapter_inside_trains_alone_and_from_a_file(tmp_path: Path) -> None:
     x, target = samples()
     path = tmp_path / "train.npz"
     np.savez(path, **x, targets=target)
-    read, again = read_npz(path)
+    read, again, *_ = read_npz(path)
     assert list(read) == ["ids", "mask"]
     np.testing.assert_array_equal(again, target)
     model = lg.StandardLoRAAdapter(Voter(), 2, site="weight", rng=0)
@@ -142,7 +142,7 @@ def test_an_input_may_not_have_a_name_that_the_step_uses() -> None:
 
 def test_a_file_without_inputs(tmp_path: Path) -> None:
     np.savez(tmp_path / "only.npz", targets=T)
-    with pytest.raises(LoadError, match=r"or 'targets' and inputs by name; it holds targets"):
+    with pytest.raises(LoadError, match=r"or 'targets' and inputs by name, and may hold 'weights'; it holds targets"):
         read_npz(tmp_path / "only.npz")
 
 
