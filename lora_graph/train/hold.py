@@ -35,14 +35,14 @@ class Split:
     rest: Graph
 
 
-def split(graph: Graph, data: Collection[Value], fixed: Collection[str]) -> Split | None:
+def split(graph: Graph, data: Collection[Value], fixed: Collection[str], count: int) -> Split | None:
     """``graph`` without the products that depend on ``data`` and the ``fixed`` parameters alone; None if it has none.
 
-    ``data`` are inputs whose first axis, and no other, is the batch. Held are the values that take the fewest bytes
-    among all from which the rest can be computed without running such a product again.
+    ``data`` are inputs whose first axis, and no other, is the batch, of ``count`` samples as an example. Held are the
+    values that take the fewest bytes among all from which the rest can be computed without such a product.
     """
     batch = next(iter(data)).shape[0]
-    samples = Samples.of(graph, data, fixed, batch)
+    samples = Samples.of(graph, data, fixed, batch, count)
     needed = [o for value in graph.values if value not in samples.axes for o in value.operands]
     needed = [v for v in dict.fromkeys([*needed, *graph.outputs.values()]) if v in samples.axes]
     chosen = cheapest(needed, samples) if needed else []

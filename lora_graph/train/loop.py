@@ -58,13 +58,19 @@ def fit(
     """Train the parameters of ``model`` that are not frozen; the losses of every step and epoch come back.
 
     ``data`` is ``(inputs, targets)``, the path of an .npz file that holds both, or an iterable of such batches; the
-    inputs of a model that has several are a dict of arrays by name, whose first axes count the samples.
-    ``loss`` is ``"mse"``, ``"cross_entropy"``, ``"binary_cross_entropy"`` or a function of two Values, and applies to
-    ``output`` where the model has several. ``optimizer`` is one of ``lg.SGD``, ``lg.Adam`` (default), ``lg.AdamW``.
-    ``clip_norm`` limits the norm of the whole gradient, ``clip_value`` each element; ``accumulate`` takes a step on the
-    mean gradient of that many batches. ``seed`` decides
+    inputs of a model that has several are a dict of arrays by name, whose first axes count the samples. A third array,
+    ``weights``, has the first axes of the targets and makes the loss Σ w l / Σ w, 0 where nothing weighs anything.
+    ``loss`` is ``"mse"``, ``"cross_entropy"`` (labels of -100 are left out), ``"binary_cross_entropy"`` or a function
+    of two Values, and of the weights where there are some, and applies to ``output`` where the model has several.
+    ``optimizer`` is one of ``lg.SGD``, ``lg.Adam`` (default), ``lg.AdamW``. ``clip_norm`` limits the norm of the whole
+    gradient, ``clip_value`` each element; ``accumulate`` takes a step on that many batches as on one. ``seed`` decides
     the order of the samples and every draw. ``progress`` shows a bar on standard error, by default if that is a
     terminal. The model trains in training mode and gets its own mode back.
+
+    ``cache_frozen=True`` runs what is frozen once for each sample and not in every epoch: of all that depends neither
+    on a parameter that trains, nor on a draw, nor on other samples, the results of products (matrices, convolutions,
+    attention, recurrences) are held in memory, at the point where they take the fewest bytes; what is cheap, such as a
+    mask or an embedding, is computed again. ValueError for data that is no arrays. Losses differ by rounding at most.
 
     ``checkpoint`` is written after each epoch and on interruption; ``resume=True`` goes on from it, bit for bit, if the
     file is there, and to more epochs if asked. LoadError if it belongs to another run: another model, other frozen

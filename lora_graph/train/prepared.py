@@ -60,7 +60,7 @@ class Prepared:
         parts = None
         if owner.cache_frozen:
             data = traced.graph.inputs[: len(types)]
-            parts = split(graphs.accumulate or graphs.step, data, fixed)
+            parts = split(graphs.accumulate or graphs.step, data, fixed, len(batch.targets))
         running = graphs.with_forward(parts.rest) if parts else graphs
         step = _compiled(running.step, fixed)
         more = None if running.accumulate is None else _compiled(running.accumulate, fixed)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+
+from lora_graph.interpret.reference import compute
 from lora_graph.ir import dims
 from lora_graph.ir.dims import Dim
 from lora_graph.ir.graph import Graph, substitute_dims
 from lora_graph.ir.leaves import Absent, Constant, Dimension, Parameter, Project
+from lora_graph.ir.types import Array
 from lora_graph.ir.value import Value, topological
-from lora_graph.ops.convolution import Conv, ConvTranspose
-from lora_graph.ops.cumulative import CumSum
 from lora_graph.ops.fused import Fused, results_of
-from lora_graph.ops.gather import Gather, GatherElements
-from lora_graph.ops.linalg import MatMul, Trilu
-from lora_graph.ops.pooling import AveragePool, MaxPool
+from lora_graph.ops.gather import Gather, GatherND
+from lora_graph.ops.pooling import AveragePool
 from lora_graph.ops.recurrence import Recurrent
-from lora_graph.ops.reduce import ArgMax, Distribution, Reduction
-from lora_graph.ops.shape import Expand, Reshape, Squeeze, Transpose, Unsqueeze
-from lora_graph.ops.slice import Concat, Pad, Slice
-
-Axis = int | None
-"""The axis along which a value holds the samples, or None for one that has nothing to do with them."""
+from lora_graph.ops.shape import Expand, Reshape
+from lora_graph.train.axes import Axis, only_axis, sample_axis
 
 
 @dataclass
@@ -31,31 +29,45 @@ class Samples:
 
     ``axes`` has the axis of those that depend on the sample, ``free`` those that do not. In neither are values that
     depend on anything else than ``data`` (whose first axis is ``batch``), that mix samples, such as a mean over them,
-    or whose op has no rule here.
+    or whose op has no rule here. ``counted`` are those that follow from the number of samples alone, as the numbers
+    0, 1, 2 … by which models look up their own rows; such are looked at for a few numbers, ``count`` among them.
     """
 
     batch: Dim
     fixed: Collection[str]
+    count: int
     axes: dict[Value, int] = field(default_factory=dict)
     free: set[Value] = field(default_factory=set)
+    counted: set[Value] = field(default_factory=set)
 
     @classmethod
-    def of(cls, graph: Graph, data: Collection[Value], fixed: Collection[str], batch: Dim) -> Samples:
-        found = cls(batch, fixed, dict.fromkeys(data, 0))
+    def of(cls, graph: Graph, data: Collection[Value], fixed: Collection[str], batch: Dim, count: int) -> Samples:
+        found = cls(batch, fixed, count, dict.fromkeys(data, 0))
         found.follow(graph.values)
         return found
 
     def follow(self, values: Sequence[Value]) -> None:
         """Classify ``values``, which come after their operands."""
         for value in values:
-            if value in self.axes or value in self.free:
+            if self._is_known(value):
                 continue
             if self._is_free(value):
                 self.free.add(value)
-            elif value.operands and value.op.is_pure and all(o in self.axes or o in self.free for o in value.operands):
+            elif isinstance(value.op, Dimension) or self._is_counted(value):
+                self.counted.add(value)
+            elif value.operands and value.op.is_pure and all(map(self._is_known, value.operands)):
                 axis = self._axis(value)
                 if axis is not None and self._is_fixed(value, axis):
                     self.axes[value] = axis
+
+    def _is_known(self, value: Value) -> bool:
+        return value in self.axes or value in self.free or value in self.counted
+
+    def _is_counted(self, value: Value) -> bool:
+        """Whether constants and sizes are all it depends on, the number of samples among them."""
+        if not value.operands or not value.op.is_pure or any(operand in self.axes for operand in value.operands):
+            return False
+        return all(isinstance(v.op, Constant | Absent | Dimension) for v in topological([value]) if not v.operands)
 
     def _is_free(self, value: Value) -> bool:
         match value.op:
@@ -92,108 +104,50 @@ class Samples:
             and not isinstance(value.op, AveragePool | Recurrent)
         ):
             return self._inside(value)
-        return sample_axis(value, [self.axes.get(operand) for operand in value.operands], self.batch)
+        if (
+            isinstance(value.op, Gather | GatherND)
+            and value.operands[0] in self.axes
+            and value.operands[1] in self.counted
+        ):
+            return self._looked_up(value.op, *value.operands)
+        axes = [self._uniform(o) if o in self.counted else self.axes.get(o) for o in value.operands]
+        if any(axis is None and o in self.counted for axis, o in zip(axes, value.operands, strict=True)):
+            return None
+        return sample_axis(value, axes, self.batch)
+
+    def _uniform(self, value: Value) -> Axis:
+        """The axis of a counted value that is the same for all samples."""
+        axis = only_axis(value.shape, self.batch)
+        rows = [] if axis is None else [np.moveaxis(found, axis, 0) for found in self._numbers(value)]
+        return axis if all((found == rows[0][:1]).all() for found in rows) else None
+
+    def _looked_up(self, op: Gather | GatherND, data: Value, indices: Value) -> Axis:
+        """Where each sample looks up rows of its own, the same among them whatever its number is."""
+        at, axis = self.axes[data], only_axis(indices.shape, self.batch)
+        depth = indices.shape[-1] if isinstance(op, GatherND) else None
+        is_inside = at == op.axis % data.rank if isinstance(op, Gather) else isinstance(depth, int) and at < depth
+        each = dims.exact_quotient(data.shape[at], self.batch)
+        if axis is None or not is_inside or not isinstance(each, int):
+            return None
+        first: Array | None = None
+        for found in self._numbers(indices):
+            rows = np.moveaxis(found, axis, 0).astype(np.int64)
+            own = rows if depth is None else rows[..., at]
+            own -= (np.arange(len(rows)) * each).reshape(-1, *(1,) * (own.ndim - 1))
+            first = rows[:1] if first is None else first
+            if not (rows == first).all() or (own < 0).any() or (own >= each).any():
+                return None
+        return at + axis if depth is None else axis
+
+    def _numbers(self, value: Value) -> Iterator[Array]:
+        """A counted value for some numbers of samples."""
+        for count in sorted({1, 2, 3, self.count}):
+            known: dict[Value, Any] = {}
+            compute([value], known, dict.fromkeys(dims.names(self.batch), count))
+            yield np.asarray(known[value])
 
     def _inside(self, value: Value) -> Axis:
         """The axis that the decomposition has."""
         results = results_of(value.op.decompose(*value.operands))  # type: ignore[attr-defined]
         self.follow(topological(results, stop=set(value.operands).__contains__))
         return self.axes.get(results[0]) if len(results) == 1 else None
-
-
-def sample_axis(value: Value, axes: Sequence[Axis], batch: Dim) -> Axis:
-    """The axis along which ``value`` holds the samples, those of its operands being ``axes``; None where it has none,
-    or where its op mixes samples or is not known here."""
-    op, operands, first = value.op, value.operands, axes[0]
-    if op.elementwise or isinstance(op, Expand):
-        return _broadcast(value, axes, batch)
-    match op:
-        case MatMul():
-            return _product(value, axes)
-        case Gather():
-            return _gathered(op, operands, axes)
-        case GatherElements() | Concat():
-            return first if {*axes} == {first} and first is not None and first != op.axis % operands[0].rank else None
-        case Recurrent():
-            return 1 if first == 1 and axes[1:4] == [None] * 3 and all(a in (None, 0, 1) for a in axes[4:]) else None
-    if first is None or any(axis is not None for axis in axes[1:]):
-        return None
-    x = operands[0]
-    match op:
-        case Transpose():
-            return op.perm.index(first)
-        case Reshape():
-            return _reshaped(op, x, first, batch)
-        case Squeeze():
-            return first - sum(axis % x.rank < first for axis in op.axes)
-        case Unsqueeze():
-            return [i for i in range(value.rank) if i not in {axis % value.rank for axis in op.axes}][first]
-        case Reduction():
-            return _reduced(first, op.reduced(x.type), op.keepdims)
-        case ArgMax():
-            return _reduced(first, (op.axis % x.rank,), op.keepdims)
-        case Distribution() | CumSum():
-            return first if op.axis % x.rank != first else None
-        case Trilu():
-            return first if first < x.rank - 2 else None
-        case Slice():
-            return first if first not in {axis % x.rank for axis in op.axes} else None
-        case Pad():
-            return first if op.pads[first] == op.pads[first + x.rank] == 0 else None
-        case Conv() | ConvTranspose() | MaxPool() | AveragePool():
-            return 0 if first == 0 else None
-    return None
-
-
-def _broadcast(value: Value, axes: Sequence[Axis], batch: Dim) -> Axis:
-    """One axis, counted from the last; operands without samples have at most size 1 there."""
-    found = {axis - o.rank for o, axis in zip(value.operands, axes, strict=True) if axis is not None}
-    if not found and isinstance(value.op, Expand):
-        # equal for all samples
-        at = [i - value.rank for i, size in enumerate(value.shape) if size == batch]
-        found = {at[0]} if len(at) == 1 else set()
-    if len(found) != 1:
-        return None
-    (at_end,) = found
-    others = (o for o, axis in zip(value.operands, axes, strict=True) if axis is None)
-    if any(o.rank >= -at_end and o.shape[at_end] != 1 for o in others):
-        return None
-    return value.rank + at_end
-
-
-def _product(value: Value, axes: Sequence[Axis]) -> Axis:
-    """The samples of a b may lie along the rows of a, the columns of b, or an axis before, which both have or one."""
-    (a, b), (left, right) = value.operands, axes
-    if min(a.rank, b.rank) < 2:
-        return left if b.rank == 1 and right is None and left is not None and left < a.rank - 1 else None
-    if left is not None and right is not None:
-        return left if left == right < a.rank - 2 and a.rank == b.rank else None
-    of, other, axis, summed = (a, b, left, -1) if left is not None else (b, a, right, -2)
-    assert axis is not None
-    at = axis - of.rank
-    if at == summed or (at < -2 and other.rank >= -at and other.shape[at] != 1):
-        return None
-    return value.rank + at
-
-
-def _gathered(op: Gather, operands: Sequence[Value], axes: Sequence[Axis]) -> Axis:
-    at, picked = op.axis % operands[0].rank, operands[1].rank
-    match axes:
-        case (None, int(axis)):
-            return at + axis
-        case (int(axis), None) if axis != at:
-            return axis if axis < at else axis + picked - 1
-    return None
-
-
-def _reshaped(op: Reshape, x: Value, axis: int, batch: Dim) -> Axis:
-    """What stands before the axis, and the axis, stay; or the samples come first, so that each stays in one piece."""
-    if op.shape[: axis + 1] == x.shape[: axis + 1]:
-        return axis
-    return 0 if axis == 0 and op.shape and dims.exact_quotient(op.shape[0], batch) is not None else None
-
-
-def _reduced(axis: int, gone: tuple[int, ...], keepdims: int) -> Axis:
-    if axis in gone:
-        return None
-    return axis if keepdims else axis - sum(other < axis for other in gone)

@@ -273,3 +273,25 @@ def test_what_trains_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
     lg.adapt(network(), targets="2", rank=2).print_trainable_parameters()
     total = sum(array.size for array in network().state.values())
     assert capsys.readouterr().out == f"28 of {total + 28:,} parameters train ({28 / (total + 28):.4%})\n"
+
+
+@pytest.mark.parametrize("family", ["lora", "dylora", "lora_drop"])
+def test_an_embedding_of_sequences_of_one_length(family: str) -> None:
+    class Rows(lg.Layer):
+        any_rank = False
+
+        def __init__(self) -> None:
+            super().__init__(input_shape=(5,), output_shape=(5, 4))
+            self.add_parameter("table", np.ones((9, 4)))
+
+        @property
+        def inputs(self) -> dict[str, lg.TensorType]:
+            return {"x": lg.tensor("int64", ("batch", 5))}
+
+        def build(self, ctx: lg.Context, x: lg.Value) -> lg.Value:
+            return lg.ops.gather(ctx.param("table"), x)
+
+    options = {"dylora": {"active_ranks": [1, 2]}, "lora_drop": {"dropout_rate": 0.1}}.get(family, {})
+    model = lg.adapt(Rows(), family, targets="table", rank=2, rng=0, **options)
+    assert model.eval().forward(np.zeros((3, 5), np.int64)).shape == (3, 5, 4)
+    assert lg.Session(lg.export_onnx(model)).run(np.zeros((3, 5), np.int64)).shape == (3, 5, 4)
