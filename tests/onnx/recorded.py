@@ -129,8 +129,7 @@ def _is_plain(case: Recorded, module: str) -> bool:
         case.target(module)
     except LookupError:
         return False  # folded into a normalization
-    # a pair whose first convolution sees all groups
-    return "delta_error" not in case.manifest["per_layer"][module]
+    return True
 
 
 def adapted(case: Recorded) -> lg.AdaptedModel:
@@ -140,15 +139,17 @@ def adapted(case: Recorded) -> lg.AdaptedModel:
     for name, (label, is_transposed) in case.trained.items():
         model.base.set_parameter(label, _turned(case.tensors[name], is_transposed))
     kernels = {target.name: target.site.kernel for target in model.targets()}
+    options: dict[str, Any]
     for number, (module, scaling) in enumerate(case.modules.items()):
         tensors, label = case.own(module), case.target(module)
         if "lokr_w2_a" in tensors or "lokr_w2" in tensors:
             arrays = factors(tensors, kernels[label])
-            options: dict[str, Any] = {"rank": 1, "factors": tuple(array.shape[:2] for array in arrays)}
+            options = {"rank": 1, "factors": tuple(array.shape[:2] for array in arrays)}
             model.add_adapter(f"a{number}", "lokr", targets=glob.escape(label), alpha=scaling, **options)
         else:
             arrays, rank = pair(tensors), len(next(array for name, array in tensors.items() if name.endswith("_A")))
-            model.add_adapter(f"a{number}", "lora", targets=glob.escape(label), rank=rank, alpha=scaling * rank)
+            options = {"rank": rank, "wide": True, "dense": True}
+            model.add_adapter(f"a{number}", "lora", targets=glob.escape(label), alpha=scaling * rank, **options)
         for parameter, array in zip(_parameters(model, number), arrays, strict=True):
             model.set_parameter(parameter, array)
     return model

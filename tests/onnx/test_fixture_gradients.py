@@ -28,7 +28,8 @@ def test_outputs_are_the_recorded_ones(case: Recorded) -> None:
     expected = case.io["expected/adapted"]
     np.testing.assert_allclose(model.forward(case.inputs), expected, atol=1e-5, rtol=0)
     np.testing.assert_allclose(lg.compile(model)(case.inputs), expected, atol=1e-5, rtol=0)
-    for form in ("parallel", "merged"):
+    # PEFT does not merge beside a grouped convolution, whose weight cannot hold the change
+    for form in ("parallel", "merged") if "expected/merged" in case.io else ("parallel",):
         found = lg.Session(lg.export_onnx(model, form=form)).run(case.inputs)
         np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0, err_msg=form)
 
