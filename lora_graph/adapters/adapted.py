@@ -22,7 +22,7 @@ from lora_graph.adapters.files import (
 )
 from lora_graph.adapters.merging import merged_arrays
 from lora_graph.adapters.site import Change, Site, inject
-from lora_graph.adapters.targets import ALL_LINEAR, Patterns, Target, choose, matches, targets
+from lora_graph.adapters.targets import ALL_LINEAR, Patterns, Target, check_matched, choose, matches, targets
 from lora_graph.errors import LoadError
 from lora_graph.ir.types import Array, TensorType
 from lora_graph.ir.value import Value
@@ -113,16 +113,17 @@ class AdaptedModel(Layer):
         """Put an adapter of the family ``adapter`` at the weights that ``targets`` choose, and make it active.
 
         ``rank_pattern`` and ``alpha_pattern`` map patterns to the rank and alpha of the weights they match, the first
-        one that matches counting. ``options`` are those of the family, such as ``active_ranks`` and ``dropout_rate``.
+        one that matches counting; one that matches none is an error. ``options`` are those of the family, such as
+        ``active_ranks`` and ``dropout_rate``.
         """
         self._check_free(name)
         family = FAMILIES[checks.choice("adapter", adapter, list(FAMILIES))]
         available = _targets(self._base, family.has_pairs)
         checks.integer("rank", rank, 1)
-        sites = [
-            _fitted(target, rank, alpha, rank_pattern or {}, alpha_pattern or {})
-            for target in choose(available, targets, exclude)
-        ]
+        chosen = choose(available, targets, exclude)
+        for argument, patterns in (("rank_pattern", rank_pattern), ("alpha_pattern", alpha_pattern)):
+            check_matched(argument, patterns or {}, chosen)
+        sites = [_fitted(target, rank, alpha, rank_pattern or {}, alpha_pattern or {}) for target in chosen]
         made = family(self._base, rank, alpha=alpha, site=sites, rng=rng, **options)
         self._register(name, made, options)
         return made

@@ -87,6 +87,13 @@ def choose(available: Sequence[Target], wanted: Patterns, exclude: Patterns = ()
     return left
 
 
+def check_matched(name: str, patterns: Iterable[Pattern], chosen: Sequence[Target]) -> None:
+    """ValueError, with the nearest names, for a pattern of the argument ``name`` that is one for none of ``chosen``."""
+    for pattern in _listed(name, [*patterns]):
+        if not any(matches(pattern, target) for target in chosen):
+            raise ValueError(f"{name}: nothing adapted matches {_shown(pattern)}{_nearest(pattern, chosen)}")
+
+
 def matches(pattern: Pattern, target: Target) -> bool:
     """Whether ``pattern`` is one for ``target``."""
     if callable(pattern):

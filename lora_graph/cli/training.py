@@ -24,9 +24,13 @@ RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_t
     help="Weights or modules to adapt: a name, its end, or a glob; may be given several times.",
 )
 @click.option("--exclude", multiple=True, help="Weights or modules to leave out.")
-@click.option("--adapter", default="lora", show_default=True, help="The family: lora, dylora, lokr, lora_drop.")
+@click.option("--adapter", default="lora", show_default=True, help="The family: lora, dora, dylora, lokr, lora_drop.")
 @click.option("--rank", type=int, default=8, show_default=True)
 @click.option("--alpha", type=float, default=-1.0, help="Numerator of the scale.  [default: the rank]")
+@click.option(
+    "--rank-pattern", multiple=True, metavar="PATTERN=RANK", help="Another rank for what matches, as '*query*=4'."
+)
+@click.option("--alpha-pattern", multiple=True, metavar="PATTERN=ALPHA", help="Another alpha for what matches.")
 @click.option("--ranks", help="Active ranks of dylora, such as 1,2,4,8.")
 @click.option("--dropout", type=float, help="Dropout rate of lora_drop.")
 @click.option("--unfreeze", multiple=True, help="Parameters of the model that train as well, as names or globs.")
@@ -41,6 +45,8 @@ def adapt(
     adapter: str,
     rank: int,
     alpha: float,
+    rank_pattern: tuple[str, ...],
+    alpha_pattern: tuple[str, ...],
     ranks: str | None,
     dropout: float | None,
     unfreeze: tuple[str, ...],
@@ -53,6 +59,19 @@ def adapt(
     from lora_graph.adapters.targets import targets as targets_of
     from lora_graph.cli import runs
 
+    options: dict[str, Any] = {
+        "rank_pattern": _pairs("--rank-pattern", rank_pattern, int),
+        "alpha_pattern": _pairs("--alpha-pattern", alpha_pattern, float),
+    }
+    for option, family, name, value in (
+        ("--ranks", "dylora", "active_ranks", None if ranks is None else _ints("--ranks", ranks)),
+        ("--dropout", "lora_drop", "dropout_rate", dropout),
+    ):
+        if (value is not None) != (adapter == family):
+            problem = f"belongs to --adapter {family}" if value is not None else f"is missing for --adapter {family}"
+            raise click.UsageError(f"{option} {problem}.")
+        if value is not None:
+            options[name] = value
     base = lg.load_onnx(model)
     if only_list:
         found = targets_of(base)
@@ -63,11 +82,6 @@ def adapt(
         return
     if output is None:
         raise click.UsageError("Missing option '-o' / '--output'.")
-    options: dict[str, Any] = {}
-    if ranks is not None:
-        options["active_ranks"] = _ints("--ranks", ranks)
-    if dropout is not None:
-        options["dropout_rate"] = dropout
     made = lg.adapt(
         base,
         adapter,
@@ -93,6 +107,7 @@ def adapt(
 @RUN
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="An .npz file of inputs and targets.")
 @click.option("--loss", default="mse", show_default=True, help="mse, cross_entropy or binary_cross_entropy.")
+@click.option("--output", help="The output that the loss applies to, where the model has several.")
 @click.option("--epochs", type=int, default=1, show_default=True)
 @click.option("--batch-size", type=int, default=32, show_default=True)
 @click.option("--optimizer", type=click.Choice(["adamw", "adam", "sgd"]), default="adamw", show_default=True)
@@ -100,10 +115,14 @@ def adapt(
 @click.option("--clip-norm", type=float, help="Limit on the norm of the gradient.")
 @click.option("--accumulate", type=int, default=1, show_default=True, help="Batches a step.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--cache-frozen", is_flag=True, help="Run what is frozen once for each sample, not in every epoch.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of an interrupted training.")
 @AS_JSON
 def train(run: Path, data: Path, optimizer: str, lr: float, resume: bool, as_json: bool, **settings: Any) -> None:
     """Train the adapters of RUN, a folder made by `lora-graph adapt`, and save them in it.
+
+    The data file holds the arrays 'inputs' and 'targets', or 'targets' and each input of the model under its own name,
+    and may hold 'weights', one for each target or sample. Labels of -100 are left out.
 
     Interrupted, it leaves a checkpoint in the folder that --resume goes on from.
     """
@@ -113,7 +132,14 @@ def train(run: Path, data: Path, optimizer: str, lr: float, resume: bool, as_jso
     model = runs.load(run)
     made = {"adamw": lg.AdamW, "adam": lg.Adam, "sgd": lg.SGD}[optimizer](lr)
     checkpoint = run / runs.CHECKPOINT
-    history = lg.fit(model, str(data), optimizer=made, checkpoint=checkpoint, resume=resume, **settings)
+    if resume and not checkpoint.exists():
+        click.echo(f"{run} has no checkpoint: training starts anew", err=True)
+    try:
+        history = lg.fit(model, str(data), optimizer=made, checkpoint=checkpoint, resume=resume, **settings)
+    except KeyboardInterrupt:
+        if checkpoint.exists():
+            click.echo(f"{checkpoint} holds what was trained so far: --resume goes on from there", err=True)
+        raise
     runs.save(run, model)
     checkpoint.unlink(missing_ok=True)
     facts = {
@@ -155,3 +181,17 @@ def _ints(name: str, text: str) -> list[int]:
         return [int(item) for item in text.split(",")]
     except ValueError as error:
         raise ValueError(f"{name} must be ints with commas between, such as 1,2,4, got {text!r}") from error
+
+
+def _pairs(name: str, texts: tuple[str, ...], kind: type[int] | type[float]) -> dict[str, Any]:
+    """What ``PATTERN=NUMBER`` says; the pattern may have an equals sign itself."""
+    found = {}
+    for text in texts:
+        pattern, _, number = text.rpartition("=")
+        try:
+            found[pattern] = kind(number)
+        except ValueError:
+            pattern = ""
+        if not pattern:
+            raise ValueError(f"{name} must be a pattern and a number, such as '*query*=4', got {text!r}")
+    return found

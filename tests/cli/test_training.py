@@ -16,6 +16,7 @@ import pytest
 import lora_graph as lg
 from lora_graph.cli.runs import ADAPTER, CHECKPOINT, RECORD, load
 from tests.cli.test_commands import call
+from tests.train.transformer import Encoder, samples
 
 
 @pytest.fixture
@@ -87,6 +88,42 @@ def test_what_could_be_adapted_is_listed(base: Path) -> None:
     assert [entry["shape"] for entry in json.loads(call("adapt", base, "--list", "--json").output)] == [[6, 8], [8, 3]]
 
 
+def test_several_inputs_by_name_with_weights(tmp_path: Path) -> None:
+    """The samples of weight 0 have labels that there are not."""
+    lg.export_onnx(Encoder(), tmp_path / "base.onnx")
+    x, t = samples(60)
+    weights = np.arange(60) % 3
+    np.savez(tmp_path / "train.npz", **x, targets=np.where(weights == 0, 55, t), weights=weights)
+    arguments = ["--data", tmp_path / "train.npz", "--loss", "cross_entropy", "--epochs", 6, "--lr", 0.02, "--json"]
+    losses = []
+    for name, more in (("plain", ()), ("cached", ("--cache-frozen",))):
+        adapted = ("--targets", "query_1", "--targets", "head", "--rank", 2, "--unfreeze", "down_1")
+        result = call("adapt", tmp_path / "base.onnx", *adapted, "-o", tmp_path / name)
+        assert result.exit_code == 0, result.output
+        trained = call("train", tmp_path / name, *arguments, *more)
+        assert trained.exit_code == 0, trained.output
+        losses.append(json.loads(trained.output)["epoch_losses"])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-9)
+    assert losses[0][-1] < 0.7 * losses[0][0]
+    changed = load(tmp_path / "plain").base.state
+    moved = [name for name, array in Encoder().state.items() if not np.array_equal(array, changed[name])]
+    assert moved == ["down_1"]
+
+
+def test_ranks_and_alphas_of_what_matches(base: Path, tmp_path: Path) -> None:
+    patterns = ("--rank-pattern", "0.*=3", "--alpha-pattern", "1.weight=5", "--rank", 2)
+    assert call("adapt", base, *patterns, "-o", tmp_path / "run").exit_code == 0
+    sites = load(tmp_path / "run").adapters["default"].sites
+    assert {site.label: (site.rank, site.alpha) for site in sites} == {"0.weight": (3, 3.0), "1.weight": (2, 5.0)}
+
+
+def test_resuming_without_a_checkpoint_says_so(base: Path, data: Path, tmp_path: Path) -> None:
+    assert call("adapt", base, "-o", tmp_path / "run", "--rank", 2).exit_code == 0
+    result = call("train", tmp_path / "run", "--data", data, "--loss", "cross_entropy", "--resume")
+    assert result.exit_code == 0
+    assert "has no checkpoint: training starts anew" in result.output
+
+
 @pytest.mark.slow
 def test_an_interrupted_training_goes_on_bit_for_bit(base: Path, data: Path, tmp_path: Path) -> None:
     arguments = ["--data", str(data), "--loss", "cross_entropy", "--epochs", "400", "--batch-size", "8"]
@@ -102,6 +139,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(base: Path, data: Path, tmp
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 130, printed
+    assert b"--resume goes on from there" in printed
     assert checkpoint.exists()
     assert call("train", tmp_path / "cut", *arguments, "--resume").exit_code == 0
     assert (tmp_path / "cut" / ADAPTER).read_bytes() == (tmp_path / "whole" / ADAPTER).read_bytes()
@@ -117,7 +155,22 @@ def test_an_interrupted_training_goes_on_bit_for_bit(base: Path, data: Path, tmp
         (("adapt", "{base}", "-o", "{new}", "--rank", "9"), "rank must be at least 1 and less than 6"),
         (("adapt", "{base}", "-o", "{new}", "--adapter", "x"), "adapter must be one of"),
         (("adapt", "{base}", "-o", "{new}", "--ranks", "a,b"), "--ranks must be ints"),
+        (("adapt", "{base}", "-o", "{new}", "--ranks", "1,2"), "--ranks belongs to --adapter dylora"),
+        (("adapt", "{base}", "-o", "{new}", "--adapter", "dylora"), "--ranks is missing for --adapter dylora"),
+        (("adapt", "{base}", "-o", "{new}", "--dropout", "0.1"), "--dropout belongs to --adapter lora_drop"),
+        (("adapt", "{base}", "-o", "{new}", "--rank-pattern", "3"), "must be a pattern and a number"),
+        (("adapt", "{base}", "-o", "{new}", "--rank-pattern", "0.*=a"), "must be a pattern and a number"),
+        (("adapt", "{base}", "-o", "{new}", "--rank-pattern", "=2"), "must be a pattern and a number"),
+        (("adapt", "{base}", "-o", "{new}", "--rank-pattern", "9=2"), "rank_pattern: nothing adapted matches '9'"),
+        (("adapt", "{base}", "-o", "{new}", "--rank", "2", "--alpha", "nan"), "alpha must be finite"),
+        (("adapt", "{base}", "-o", "{new}", "--rank", "2", "--unfreeze", "x*"), "unfreeze: no parameter matches 'x*'"),
         (("adapt", "{run}/none.onnx", "-o", "{new}"), "none.onnx"),
+        (("adapt", "{data}", "-o", "{new}"), "not an ONNX model"),
+        (("train", "{run}", "--data", "{data}", "--output", "z"), "output must be one of y, got 'z'"),
+        (("train", "{run}", "--data", "{data}", "--epochs", "-1"), "epochs must be at least 0"),
+        (("train", "{run}", "--data", "{data}", "--lr", "nan"), "lr must be finite"),
+        (("train", "{run}", "--data", "{data}", "--accumulate", "0"), "accumulate must be at least 1"),
+        (("train", "{run}", "--data", "{data}"), "mse: targets must have the shape"),
         (("train", "{run}", "--data", "{run}/none.npz"), "none.npz"),
         (("train", "{run}", "--data", "{base}"), "base.onnx"),
         (("train", "{run}", "--data", "{data}", "--loss", "x"), "loss must be one of"),
