@@ -43,46 +43,60 @@ def demo(model: str, out: Path | None, seed: int, as_json: bool) -> None:
         print_demo(result)
 
 
-@click.command(short_help="Merge the adapters of an ONNX file.")
+FORMS = ("merged", "parallel", "hot-swap", "web")
+"""The forms of deployment; named here so that ``--help`` need not import them."""
+
+
+@click.command(short_help="Write a model with its adapters in another form.")
 @MODEL
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The file to write."
 )
 @click.option(
     "--form",
-    type=click.Choice(["merged", "parallel"]),
+    type=click.Choice(FORMS),
     default="merged",
     show_default=True,
-    help="Adapters folded into their base, or beside it.",
+    help="Adapters folded into their base; beside it; or in files of their own (see docs/deploy.md).",
 )
+@click.option("--adapter-only", is_flag=True, help="Write only the adapter file of a form that takes such files.")
 @click.option("--opset", type=int, default=21, show_default=True, help="ONNX opset, 21 to 26.")
 @AS_JSON
-def export(model: Path, output: Path, form: str, opset: int, as_json: bool) -> None:
-    """Write MODEL, an ONNX file or a run, anew: with its adapters merged into their base, or beside it."""
+def export(model: Path, output: Path, form: str, adapter_only: bool, opset: int, as_json: bool) -> None:
+    """Write MODEL, an ONNX file or a run, anew: with its adapters merged into their base, beside it, or apart.
+
+    For a form that takes adapter files, that of the run is written as well, beside the model (MODEL.onnx_adapter).
+    """
     import lora_graph as lg
     from lora_graph.cli import runs
     from lora_graph.layers.imported import FORM, ImportedLayer
+    from lora_graph.onnx.forms import form_of
     from lora_graph.onnx.forms.describe import describe_adapters
 
     layer: lg.Layer = runs.load(model) if model.is_dir() else lg.load_onnx(model)
     merged_before = isinstance(layer, ImportedLayer) and layer.metadata.get(FORM) == "merged"
     if form == "parallel" and merged_before:
         raise ValueError(f"{model}: its adapters are merged, and cannot be taken out again; use --form merged")
-    written = lg.export_onnx(layer, output, form=form, opset=opset)
     adapters = [f"{a['path'] or 'model'}: {a['family']} rank {a['exported_rank']}" for a in describe_adapters(layer)]
-    facts = {
-        "file": str(output),
-        "form": form,
-        "opset": opset,
-        "nodes": len(written.graph.node),
-        "bytes": output.stat().st_size,
-        "adapters": adapters,
-    }
+    facts: dict[str, Any] = {"file": str(output), "form": form, "opset": opset, "adapters": adapters}
+    suffix = form_of(form).suffix
+    if adapter_only and not suffix:
+        raise ValueError(f"--adapter-only: a model of the form {form} takes no adapter files")
+    if not adapter_only:
+        written = lg.export_onnx(layer, output, form=form, opset=opset)
+        facts |= {"nodes": len(written.graph.node), "bytes": output.stat().st_size}
+    if suffix:
+        beside = output if adapter_only else output.with_suffix(suffix)
+        lg.export_adapter(layer, beside, form=form)
+        facts |= {"adapter_file": str(beside), "adapter_bytes": beside.stat().st_size}
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
     found = ", ".join(adapters) or "no adapters"
-    click.echo(f"{output}: {form}, {facts['nodes']} nodes, {facts['bytes']:,} bytes ({found})")
+    if not adapter_only:
+        click.echo(f"{output}: {form}, {facts['nodes']} nodes, {facts['bytes']:,} bytes ({found})")
+    if suffix:
+        click.echo(f"{facts['adapter_file']}: {facts['adapter_bytes']:,} bytes ({found})")
 
 
 @click.command(short_help="Run an ONNX file on arrays.")

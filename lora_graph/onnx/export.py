@@ -64,7 +64,7 @@ def export_onnx(
 def export_adapter(
     layer: Layer, path: str | os.PathLike[str], name: str | None = None, *, form: str = "hot-swap"
 ) -> None:
-    """Write an adapter of ``layer`` as a file for the model that ``export_onnx(layer, form=form)`` writes.
+    """Write an adapter of ``layer`` to a file for the model that ``export_onnx(layer, form=form)`` writes.
 
     ``name`` says which one, where an adapted model has several active ones; the model that takes the file is that of
     all of them. The file is one of ONNX Runtime's ``.onnx_adapter`` files, whose model version stands for the base; or

@@ -15,17 +15,21 @@ from lora_graph.onnx.forms.plain import merged, parallel
 
 @dataclass(frozen=True)
 class Form:
-    """``deploy`` makes the model, ``adapter`` what an adapter file for it holds, where it takes such files."""
+    """``deploy`` makes the model, ``adapter`` what an adapter file for it holds, where it takes such files.
+
+    ``suffix`` is that of these files: those of ONNX Runtime, or safetensors.
+    """
 
     deploy: Callable[..., Deployment]
     adapter: Callable[[Layer, str], dict[str, Array]] | None = None
+    suffix: str = ""
 
 
 FORMS: dict[str, Form] = {
     "parallel": Form(parallel),
     "merged": Form(merged),
-    "hot-swap": Form(hot_swap, swapped),
-    "web": Form(web, swapped),
+    "hot-swap": Form(hot_swap, swapped, ".onnx_adapter"),
+    "web": Form(web, swapped, ".safetensors"),
 }
 
 

@@ -63,9 +63,9 @@ def _finished(prepared: Prepared, leaves: dict[str, Value]) -> Graph:
     graph = symbolic(prepared, leaves)
     at = obstacle(graph, leaves.values())
     if at is not None:
-        families = ", ".join(dict.fromkeys(slot.adapter.family for slot in prepared.slots))
+        kinds = ", ".join(dict.fromkeys(slot.adapter.layer_name for slot in prepared.slots))
         raise ValueError(
-            f"this form starts from the base alone, but what a {families} adapter of zeros gives goes through "
+            f"this form starts from the base alone, but what {kinds} gives where all is zero goes through "
             f"{at.op.name} {at.result_type}, which need not leave the base as it is"
         )
     inputs = [leaf for leaf in leaves.values() if isinstance(leaf.op, Input)]

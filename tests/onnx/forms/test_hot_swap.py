@@ -114,10 +114,8 @@ def test_a_model_without_adapters_has_nothing_to_swap(rng: np.random.Generator, 
     assert list(tmp_path.iterdir()) == []
 
 
-class Gained(lg.Adapter):
-    """y = base(x) · (1 + gain), which at no rank and for no zeros is a sum with nothing."""
-
-    family = "test gain"
+class Exponential(lg.Adapter):
+    """y = base(x) + exp(x A B), where zeros do not leave the base as it is."""
 
     def create_branch(self, name: str, site: lg.Site) -> lg.Layer:
         return lg.LoRALayer(site.in_features, site.out_features, site.rank, rng=self.rng)
@@ -127,8 +125,8 @@ class Gained(lg.Adapter):
 
 
 def test_a_family_whose_zeros_change_the_base_is_refused(rng: np.random.Generator) -> None:
-    layer = Gained(lg.DenseLayer(5, 4, rng=rng), 2)
-    with pytest.raises(ValueError, match="test gain adapter of zeros gives goes through Exp"):
+    layer = Exponential(lg.DenseLayer(5, 4, rng=rng), 2)
+    with pytest.raises(ValueError, match="what Exponential gives where all is zero goes through Exp"):
         lg.export_onnx(layer, form="hot-swap")
 
 
