@@ -17,7 +17,7 @@ from lora_graph.layers.weights import save_weights
 from lora_graph.onnx.adapter_file import AdapterFile, model_version
 from lora_graph.onnx.forms import form_of
 from lora_graph.onnx.forms.deployment import FINGERPRINT
-from lora_graph.onnx.forms.slots import adapters, base_fingerprint
+from lora_graph.onnx.forms.slots import base_fingerprint
 from lora_graph.onnx.importer import read_model
 from lora_graph.onnx.model import lower
 from lora_graph.onnx.source import ModelSource
@@ -44,6 +44,10 @@ def export_onnx(
       is not exact. The weights of an adapted model then have the names of its base.
     - ``"hot-swap"`` is the base alone, which takes the adapter files of :func:`export_adapter`, of any rank; ``"web"``
       is the same with the matrices as required inputs.
+    - ``"multi-adapter"`` has all active adapters of an adapted model in it, and an int64 input ``adapter`` with the
+      number of each sample's own, -1 for none. ``layout`` is how they are stacked, ``"columns"`` or ``"rows"``; by
+      default the one that costs less. ``"weighted"`` adds all of them up, each times the value of ``<name>.weight``,
+      which is 1 unless it is given.
 
     The batch dimension stays symbolic. The opset is 21 to 26. Weights over 1 GiB go to external data beside ``path``;
     without a path more than 2 GB are a ValueError.
@@ -62,21 +66,23 @@ def export_onnx(
 
 
 def export_adapter(
-    layer: Layer, path: str | os.PathLike[str], name: str | None = None, *, form: str = "hot-swap"
+    layer: Layer, path: str | os.PathLike[str], name: str | None = None, *, form: str = "hot-swap", **options: Any
 ) -> None:
     """Write an adapter of ``layer`` to a file for the model that ``export_onnx(layer, form=form)`` writes.
 
     ``name`` says which one, where an adapted model has several active ones; the model that takes the file is that of
-    all of them. The file is one of ONNX Runtime's ``.onnx_adapter`` files, whose model version stands for the base; or
-    where ``path`` ends in ``.safetensors``, for runtimes without such files, the same arrays with the fingerprint of
-    the base in the metadata. The scale s is folded into the matrices.
+    all of them. A file for ``form="multi-adapter"`` always holds all, in the ``layout`` that its model has.
+
+    The file is one of ONNX Runtime's ``.onnx_adapter`` files, whose model version stands for the base; or where
+    ``path`` ends in ``.safetensors``, for runtimes without such files, the same arrays with the fingerprint of the base
+    in the metadata. The scale s is folded into the matrices.
     """
     if not isinstance(layer, Layer):
         raise TypeError(f"layer must be a Layer, got {layer!r}")
     chosen = form_of(form)
     if chosen.adapter is None:
         raise ValueError(f"a model of the form {form!r} takes no adapter files")
-    arrays = chosen.adapter(layer, _adapter_name(layer, name))
+    arrays = chosen.adapter(layer, name, **options)
     fingerprint = base_fingerprint(layer)
     if Path(path).suffix == ".safetensors":
         save_weights(arrays, Path(path), {FINGERPRINT: fingerprint})
@@ -91,10 +97,3 @@ def load_onnx(source: ModelSource) -> ImportedLayer:
     """
     imported = read_model(source)
     return ImportedLayer(imported.graph, imported.state, imported.metadata)
-
-
-def _adapter_name(layer: Layer, name: str | None) -> str:
-    available = list(adapters(layer))
-    if name is None and len(available) != 1:
-        raise ValueError(f"name must say which adapter is meant: {', '.join(available) or 'none takes part'}")
-    return available[0] if name is None else checks.choice("name", name, available)

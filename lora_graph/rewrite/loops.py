@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
-from lora_graph.ir.graph import Graph, Note
+from lora_graph.ir.graph import Graph
 from lora_graph.ir.leaves import Project, project
 from lora_graph.ir.value import Value, apply, topological
 from lora_graph.ops.recurrence import Recurrent
@@ -14,6 +14,7 @@ from lora_graph.ops.scan import Scan
 from lora_graph.rewrite.engine import rewrite
 from lora_graph.rewrite.fold import fold_constants
 from lora_graph.rewrite.pattern import any_op
+from lora_graph.rewrite.rebuild import rebuilt
 from lora_graph.rewrite.record import PassRecord
 from lora_graph.rewrite.rule import Facts, Outcome, Rule, rule
 
@@ -48,7 +49,7 @@ def trim_loops(graph: Graph) -> Step:
             return project(operands[0], places[value.operands[0]][value.op.index])
         return None
 
-    new = _rebuilt(graph, trimmed) if used else graph
+    new = rebuilt(graph, trimmed) if used else graph
     fired = sum(len(value.op.results) - len(places[value]) for value in used if isinstance(value.op, Scan))
     record = PassRecord("trim loops", graph, new, {"drop result": fired} if fired else {})
     return new, None, _timed(record, started)
@@ -68,7 +69,7 @@ def rewrite_bodies(graph: Graph, rules: Sequence[Rule]) -> Step:
         return apply(Scan(body, value.op.carried, value.op.scanned, value.op.reverse), *operands)
 
     is_concerned = any(isinstance(value.op, Scan) for value in graph.values)
-    new = _rebuilt(graph, rewritten) if is_concerned else graph
+    new = rebuilt(graph, rewritten) if is_concerned else graph
     return new, None, _timed(PassRecord("simplify bodies", graph, new, dict(fired)), started)
 
 
@@ -88,21 +89,6 @@ def _trimmed(op: Scan, used: Iterable[int]) -> tuple[Scan, list[int], list[int]]
     taken = [*carried, *walked, *captured]
     body = Graph(tuple(inputs[i] for i in taken), {str(i): op.results[i] for i in results})
     return Scan(body, len(carried), len(walked), op.reverse), taken, results
-
-
-def _rebuilt(graph: Graph, build: Callable[[Value, tuple[Value, ...]], Value | None]) -> Graph:
-    """``graph`` with what ``build`` makes of each Value and its new operands, where that is anything."""
-    new: dict[Value, Value] = {}
-    notes: dict[Value, Note] = {}
-    for value in graph.values:
-        operands = tuple(new[operand] for operand in value.operands)
-        made = build(value, operands)
-        if made is None:
-            made = value if operands == value.operands else apply(value.op, *operands)
-        new[value] = made
-        if value in graph.notes:
-            notes.setdefault(made, graph.notes[value])
-    return graph.with_outputs({name: new[value] for name, value in graph.outputs.items()}, notes)
 
 
 def _timed(record: PassRecord, started: float) -> PassRecord:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from lora_graph import checks
 from lora_graph.ir.types import Array
-from lora_graph.layers.layer import Layer
 from lora_graph.onnx.forms.deployment import Deployment
 from lora_graph.onnx.forms.hot_swap import hot_swap, swapped, web
+from lora_graph.onnx.forms.multi_adapter import multi_adapter, stacked
 from lora_graph.onnx.forms.plain import merged, parallel
+from lora_graph.onnx.forms.weighted import weighted
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Form:
     """
 
     deploy: Callable[..., Deployment]
-    adapter: Callable[[Layer, str], dict[str, Array]] | None = None
+    adapter: Callable[..., dict[str, Array]] | None = None
     suffix: str = ""
 
 
@@ -30,6 +31,8 @@ FORMS: dict[str, Form] = {
     "merged": Form(merged),
     "hot-swap": Form(hot_swap, swapped, ".onnx_adapter"),
     "web": Form(web, swapped, ".safetensors"),
+    "multi-adapter": Form(multi_adapter, stacked, ".onnx_adapter"),
+    "weighted": Form(weighted),
 }
 
 

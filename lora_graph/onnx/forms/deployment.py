@@ -26,9 +26,11 @@ class Deployment:
     """Further parameters that can be given at run time, but in no adapter file."""
     described: list[dict[str, Any]] = field(default_factory=list)
     """The adapters that are in the model, as their records in its metadata."""
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """Further metadata."""
 
     def metadata(self, form: str, fingerprint: str) -> dict[str, str]:
-        found = {FORM: form, ADAPTERS: json.dumps(self.described)}
+        found = {FORM: form, ADAPTERS: json.dumps(self.described), **self.extra}
         if self.slots:
             found |= {FINGERPRINT: fingerprint, SLOTS: json.dumps(self.slots)}
         return found

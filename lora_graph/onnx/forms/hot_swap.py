@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from lora_graph import checks
 from lora_graph.adapters.pair import LowRankPair
 from lora_graph.ir import dims
 from lora_graph.ir.graph import Graph
@@ -39,13 +40,20 @@ def web(layer: Layer, input_shape: InputShape) -> Deployment:
     return Deployment(_finished(prepared, leaves), prepared.state, tuple(leaves))
 
 
-def swapped(layer: Layer, name: str) -> dict[str, Array]:
-    """What the adapter ``name`` of ``layer`` puts into the slots of these forms; nothing where it has no branch."""
+def swapped(layer: Layer, name: str | None) -> dict[str, Array]:
+    """What the adapter ``name`` of ``layer`` puts into the slots of these forms; nothing where it has no branch.
+
+    ``name`` may be None where there is only one.
+    """
+    available = adapters(layer)
+    if name is None and len(available) != 1:
+        raise ValueError(f"name must say which adapter is meant: {', '.join(available) or 'none takes part'}")
+    chosen = next(iter(available)) if name is None else checks.choice("name", name, list(available))
     found = _defaults(prepare(template(layer)))
-    arrays = prepare(adapters(layer)[name]).arrays()
+    arrays = prepare(available[chosen]).arrays()
     for label, array in arrays.items():
         if found[label].ndim != array.ndim or found[label].dtype != array.dtype:
-            raise ValueError(f"adapter {name!r}: {label} is {array.dtype}{list(array.shape)}, which fits no slot")
+            raise ValueError(f"adapter {chosen!r}: {label} is {array.dtype}{list(array.shape)}, which fits no slot")
     return found | arrays
 
 

@@ -11,18 +11,21 @@ from lora_graph.ops.convolution import Conv
 from lora_graph.ops.gather import Gather
 from lora_graph.ops.linalg import MatMul
 
+PRODUCTS = (Mul, MatMul, Conv)
 
-def obstacle(graph: Graph, zeros: Collection[Value]) -> Value | None:
+
+def obstacle(graph: Graph, zeros: Collection[Value], *, linear: bool = False) -> Value | None:
     """The first Value for which it cannot be shown that zeros in ``zeros`` change nothing; None if there is none.
 
-    What is linear in zeros is zero; adding or subtracting a zero changes nothing.
+    What is linear in zeros is zero; adding or subtracting a zero changes nothing. Where all is ``linear``, no two
+    Values that depend on ``zeros`` are multiplied with each other either.
     """
     zero = set(zeros)
     for value in graph.values:
         among = tuple(operand in zero for operand in value.operands)
         if not any(among):
             continue
-        if _is_zero(value, among):
+        if _is_zero(value, among) and not (linear and all(among) and isinstance(value.op, PRODUCTS)):
             zero.add(value)
         elif not isinstance(value.op, Add) and not (isinstance(value.op, Sub) and not among[0]):
             return value

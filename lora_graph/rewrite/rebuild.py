@@ -1,0 +1,25 @@
+"""Building a graph again, with other Values in some places."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lora_graph.ir.graph import Graph, Note
+from lora_graph.ir.value import Value, apply
+
+Build = Callable[[Value, tuple[Value, ...]], Value | None]
+
+
+def rebuilt(graph: Graph, build: Build) -> Graph:
+    """``graph`` with what ``build`` makes of each Value and its new operands, where that is anything."""
+    new: dict[Value, Value] = {}
+    notes: dict[Value, Note] = {}
+    for value in graph.values:
+        operands = tuple(new[operand] for operand in value.operands)
+        made = build(value, operands)
+        if made is None:
+            made = value if operands == value.operands else apply(value.op, *operands)
+        new[value] = made
+        if value in graph.notes:
+            notes.setdefault(made, graph.notes[value])
+    return graph.with_outputs({name: new[value] for name, value in graph.outputs.items()}, notes)
