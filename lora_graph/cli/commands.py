@@ -43,7 +43,7 @@ def demo(model: str, out: Path | None, seed: int, as_json: bool) -> None:
         print_demo(result)
 
 
-FORMS = ("merged", "parallel", "hot-swap", "web", "multi-adapter", "weighted")
+FORMS = ("merged", "parallel", "hot-swap", "web", "dynamic-rank", "multi-adapter", "weighted")
 """The forms of deployment; named here so that ``--help`` need not import them."""
 
 

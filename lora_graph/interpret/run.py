@@ -102,11 +102,11 @@ class Program:
         return self._epoch
 
     def _bind(self, arrays: Sequence[Array], epoch: _Epoch) -> Binding:
-        shapes = tuple(array.shape for array in arrays)
-        binding = epoch.bindings.get(shapes)
+        given = tuple(array.shape for array in arrays), self._signature.computed(arrays)
+        binding = epoch.bindings.get(given)
         if binding is None:
             binding = self._signature.bind(arrays, epoch.fixed)
-            epoch.bindings.put(shapes, binding)
+            epoch.bindings.put(given, binding)
         return binding
 
     def _plan(self, binding: Binding) -> Plan:
@@ -137,7 +137,7 @@ class _Epoch:
         self.fixed = fixed
         self.held = held
         self.arrays = [*(array for _, array in fixed), *held.values()]
-        self.bindings: _Recent[tuple[tuple[int, ...], ...], Binding] = _Recent(4 * PLANS_KEPT)
+        self.bindings: _Recent[tuple[tuple[tuple[int, ...], ...], Binding], Binding] = _Recent(4 * PLANS_KEPT)
         self.pools: _Recent[Binding, _Pool] = _Recent(PLANS_KEPT)
 
     def pool(self, binding: Binding, plan: Plan, early: Early) -> _Pool:

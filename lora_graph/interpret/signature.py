@@ -12,7 +12,8 @@ from lora_graph.ir import dims
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.leaves import Input
 from lora_graph.ir.types import Array, TensorType, show
-from lora_graph.ir.value import Value
+from lora_graph.ir.value import Value, topological
+from lora_graph.ops.prefix import SliceTo
 
 Binding = tuple[tuple[str, int], ...]
 """The size of each named dimension, sorted by name: what a plan is made for."""
@@ -43,7 +44,10 @@ class Signature:
         self.ports = (*self.inputs, *self.parameters)
         self.input_names = frozenset(port.name for port in self.inputs)
         leaves = (*graph.inputs, *graph.parameters.values())
-        self.dim_names = tuple(dict.fromkeys(n for leaf in leaves for d in leaf.shape for n in dims.names(d)))
+        named = dict.fromkeys(n for leaf in leaves for d in leaf.shape for n in dims.names(d))
+        cuts = [(value.op.size, value.operands[1]) for value in graph.values if isinstance(value.op, SliceTo)]
+        self._computed = list(dict.fromkeys((name, n) for size, n in cuts if (name := dims.plain_name(size))))
+        self.dim_names = tuple(dict.fromkeys([*named, *(name for name, _ in self._computed)]))
         self.assumptions = tuple(graph.assumptions) if self.dim_names else ()
 
     def arrays(self, inputs: Mapping[str, Any], state: Mapping[str, Array]) -> list[Array]:
@@ -54,13 +58,26 @@ class Signature:
             raise ValueError(f"the inputs are {sorted(self.input_names)}, got {sorted(map(str, inputs))}")
         return [as_input(port, inputs[port.name]) for port in self.inputs] + read_state(self.parameters, state)
 
+    def computed(self, arrays: Sequence[Array]) -> Binding:
+        """The sizes that follow from what the arrays of all ports hold, rather than from their shapes."""
+        if not self._computed:
+            return ()
+        known: dict[Value, Any] = {port.leaf: array for port, array in zip(self.ports, arrays, strict=True)}
+        for value in topological([n for _, n in self._computed], stop=known.__contains__):
+            known[value] = value.op.evaluate(*[known[operand] for operand in value.operands])
+        return tuple((name, int(known[n])) for name, n in self._computed)
+
     def bind(self, arrays: Sequence[Array], fixed: Sequence[tuple[Port, Array]] = ()) -> Binding:
         """The sizes of the named dimensions, given the arrays of all ports; ValueError where shapes do not fit.
 
         ``fixed`` are ports outside this signature that were given before.
         """
-        sizes: dict[str, int] = {}
-        origin: dict[str, str] = {}
+        computed = self.computed(arrays)
+        sizes = dict(computed)
+        origin = dict.fromkeys(sizes, "a slice to a computed length")
+        for length, size in computed:
+            if sizes[length] != size:
+                raise ValueError(f"slices to a computed length have {length} as {sizes[length]} and as {size}")
         unlike = [
             (port, array)
             for port, array in [*zip(self.ports, arrays, strict=True), *fixed]

@@ -76,7 +76,7 @@ class NodeView(Protocol):
         """The element type that ``attribute`` names."""
 
     def noted(self, name: str) -> Any:
-        """What the exporter noted under ``name``, a number or a tuple of numbers; it may not be true of the node."""
+        """What the exporter noted under ``name``: a number, some, or a name; it may not be true of the node."""
 
 
 @dataclass(frozen=True, eq=False)

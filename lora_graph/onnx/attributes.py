@@ -80,24 +80,25 @@ def read_attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def read_notes(node: onnx.NodeProto) -> dict[str, Any]:
-    """Numbers and tuples of numbers that the exporter noted with ``node``; ValueError for anything else."""
+    """Numbers, tuples of numbers and names that the exporter noted with ``node``; ValueError for anything else."""
     notes = {}
     for prop in node.metadata_props:
         if prop.key.startswith(NOTED):
             if len(prop.value) > NOTE_LENGTH:
                 raise ValueError(f"the metadata {prop.key} has {len(prop.value)} characters")
-            notes[prop.key[len(NOTED) :]] = _number(prop.key, prop.value)
+            notes[prop.key[len(NOTED) :]] = _noted(prop.key, prop.value)
     return notes
 
 
-def _number(key: str, text: str) -> Any:
+def _noted(key: str, text: str) -> Any:
     try:
         value = float(text) if text in ("inf", "-inf") else ast.literal_eval(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"the metadata {key} cannot be read: {text!r}") from error
     items = value if isinstance(value, tuple) else (value,)
-    if not all(type(item) in (int, float) for item in items):
-        raise ValueError(f"the metadata {key} must be a number or a tuple of numbers, got {text!r}")
+    is_name = isinstance(value, str) and value.isidentifier()
+    if not is_name and not all(type(item) in (int, float) for item in items):
+        raise ValueError(f"the metadata {key} must be a number, a tuple of numbers or a name, got {text!r}")
     return value
 
 

@@ -44,6 +44,7 @@ def export_onnx(
       is not exact. The weights of an adapted model then have the names of its base.
     - ``"hot-swap"`` is the base alone, which takes the adapter files of :func:`export_adapter`, of any rank; ``"web"``
       is the same with the matrices as required inputs.
+    - ``"dynamic-rank"`` has an int64 input ``rank``, by which the matrices of DyLoRA adapters are cut when it runs.
     - ``"multi-adapter"`` has all active adapters of an adapted model in it, and an int64 input ``adapter`` with the
       number of each sample's own, -1 for none. ``layout`` is how they are stacked, ``"columns"`` or ``"rows"``; by
       default the one that costs less. ``"weighted"`` adds all of them up, each times the value of ``<name>.weight``,

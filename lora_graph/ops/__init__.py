@@ -72,6 +72,7 @@ from lora_graph.ops.pooling import (
     max_pool,
     max_pool_indices,
 )
+from lora_graph.ops.prefix import slice_to
 from lora_graph.ops.recurrent import gru, lstm, rnn
 from lora_graph.ops.reduce import argmax, log_softmax, softmax
 from lora_graph.ops.rotary import rotary_embedding
@@ -178,6 +179,7 @@ __all__ = [
     "sin",
     "size_of",
     "slice",
+    "slice_to",
     "softmax",
     "softmax_cross_entropy_loss",
     "softplus",

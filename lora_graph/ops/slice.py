@@ -98,7 +98,9 @@ class Slice(Op):
             return apply(cls(starts, ends, axes or tuple(range(len(starts))), (1,) * len(starts)), x)
         starts, ends = node.static_shape(1), node.static_shape(2)
         if x is None or starts is None or ends is None:
-            raise ValueError("Slice: the bounds have to be known or computed from dimensions")
+            from lora_graph.ops.prefix import SliceTo
+
+            return SliceTo.read(node)
         axes, steps = node.static(3), node.static(4)
         return apply(
             cls(

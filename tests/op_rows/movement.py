@@ -103,6 +103,13 @@ END = 2**63 - 1
 
 
 def slices() -> Iterator[Case]:
+    for axis, shape in ((1, "batch 5"), (0, "4"), (-1, "2 batch 3")):
+        yield case(
+            op("SliceTo", axis, dim("time")),
+            x(shape),
+            i("", 3, 4),
+            expected=lambda a, n, at=axis: np.moveaxis(np.moveaxis(a, at, 0)[:n], 0, at),
+        )
     static: list[tuple[int, int, int]] = [
         (1, 4, 1),
         (0, END, 2),

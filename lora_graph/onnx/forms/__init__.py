@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lora_graph import checks
 from lora_graph.ir.types import Array
 from lora_graph.onnx.forms.deployment import Deployment
+from lora_graph.onnx.forms.dynamic_rank import dynamic_rank
 from lora_graph.onnx.forms.hot_swap import hot_swap, swapped, web
 from lora_graph.onnx.forms.multi_adapter import multi_adapter, stacked
 from lora_graph.onnx.forms.plain import merged, parallel
@@ -31,6 +32,7 @@ FORMS: dict[str, Form] = {
     "merged": Form(merged),
     "hot-swap": Form(hot_swap, swapped, ".onnx_adapter"),
     "web": Form(web, swapped, ".safetensors"),
+    "dynamic-rank": Form(dynamic_rank),
     "multi-adapter": Form(multi_adapter, stacked, ".onnx_adapter"),
     "weighted": Form(weighted),
 }

@@ -68,7 +68,7 @@ class Stack:
 
 
 class Layout(Protocol):
-    """``arrays`` are those of all adapters by name; ``builders`` put them into the graph, ``row`` being a sample's own."""
+    """``arrays`` are those of all adapters by name; ``builders`` put them into a graph, ``row`` being a sample's."""
 
     def arrays(self, stacks: list[Stack]) -> dict[str, Array]: ...
     def builders(self, stacks: list[Stack], row: Value) -> Builders: ...
