@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Adapter,
         DoRAAdapter,
         DyLoRAAdapter,
+        KroneckerForm,
         LoKrAdapter,
         LoRAConvolution,
         LoRADropAdapter,
@@ -70,8 +71,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "adapters": (
-        "AdaptedModel Adapter DoRAAdapter DyLoRAAdapter LoKrAdapter LoRAConvolution LoRADropAdapter LoRALayer "
-        "Site StandardLoRAAdapter Target TuckerConvolution adapt"
+        "AdaptedModel Adapter DoRAAdapter DyLoRAAdapter KroneckerForm LoKrAdapter LoRAConvolution LoRADropAdapter "
+        "LoRALayer Site StandardLoRAAdapter Target TuckerConvolution adapt"
     ),
     "interop": "load_lycoris load_peft",
     "layers": (
@@ -118,6 +119,7 @@ __all__ = [
     "GlobalAveragePoolLayer",
     "Graph",
     "History",
+    "KroneckerForm",
     "LSTMLayer",
     "Layer",
     "LayerNormalizationLayer",

@@ -6,6 +6,7 @@ from lora_graph.adapters.attach import adapt
 from lora_graph.adapters.convolution import LoRAConvolution
 from lora_graph.adapters.dora import DoRAAdapter
 from lora_graph.adapters.dylora import DyLoRAAdapter
+from lora_graph.adapters.kronecker import KroneckerForm
 from lora_graph.adapters.lokr import LoKrAdapter
 from lora_graph.adapters.lora import StandardLoRAAdapter
 from lora_graph.adapters.lora_drop import LoRADropAdapter
@@ -20,6 +21,7 @@ __all__ = [
     "Adapter",
     "DoRAAdapter",
     "DyLoRAAdapter",
+    "KroneckerForm",
     "LoKrAdapter",
     "LoRAConvolution",
     "LoRADropAdapter",

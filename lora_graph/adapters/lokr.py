@@ -4,52 +4,17 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from lora_graph import checks
 from lora_graph.adapters.adapter import Adapter, Place
+from lora_graph.adapters.kronecker import Factors, KroneckerForm, KroneckerLayer
 from lora_graph.adapters.site import Site
 from lora_graph.ir.types import Array
 from lora_graph.ir.value import Value
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.trace import Context
-
-Factors = tuple[tuple[int, int], tuple[int, int]]
-
-
-class KroneckerLayer(Layer):
-    """y = s · x (A ⊗ B)ᵀ with A ``[m, n]``, B ``[p, q, *kernel]``, n·q·∏ kernel = input_size, m·p = output_size.
-
-    With X = x reshaped ``[…, n, q·∏ kernel]`` and B as a matrix alike this is s · reshape(A X Bᵀ): A ⊗ B is never
-    built. A ~ N(0, 1/n), B = 0. The kernel is that of a convolution, whose windows are the x.
-    """
-
-    def __init__(
-        self, factors: Factors, kernel: tuple[int, ...], scaling: float, *, dtype: npt.DTypeLike, rng: checks.Seed
-    ):
-        (m, n), (p, q) = factors
-        self._width = q * math.prod(kernel)
-        super().__init__(input_shape=(n * self._width,), output_shape=(m * p,), dtype=dtype, rng=rng)
-        self.factors = factors
-        self.scaling = scaling
-        self.add_parameter("A", self.rng.normal(0.0, math.sqrt(1 / n), (m, n)))
-        self.add_parameter("B", np.zeros((p, q, *kernel)))
-
-    def build(self, ctx: Context, x: Value) -> Value:
-        (m, n), (p, _) = self.factors
-        lead = x.shape[:-1]
-        inner = x.reshape((*lead, n, self._width)) @ ctx.param("B").reshape((p, self._width)).T
-        return (ctx.param("A") @ inner).reshape((*lead, m * p)) * self.scaling
-
-    def product(self, a: Value, b: Value) -> Value:
-        """s · A ⊗ B as a matrix ``[output_size, input_size]``."""
-        (m, n), (p, _) = self.factors
-        blocks = a.reshape((m, 1, n, 1)) * (b * self.scaling).reshape((p, 1, self._width))
-        return blocks.reshape((m * p, n * self._width))
 
 
 class LoKrAdapter(Adapter):
@@ -64,6 +29,12 @@ class LoKrAdapter(Adapter):
 
     1000 × 1000 at rank 8 has m = 125, n = 8, p = 8, q = 125 and so 2,000 parameters. (The reference page's example of
     280 parameters does not satisfy n·q = in and belongs to no Kronecker factorization of that layer.)
+
+    With ``decompose_factor`` it is as PEFT's LoKr has it: m and n are the factors of the widths nearest below their
+    square roots, at most ``decompose_factor`` (-1 for no bound), and ``rank`` is that of B in two parts where this is
+    less than half its larger side; of A likewise with ``decompose_both``. With ``tucker`` the B of a convolution whose
+    kernel is not 1 has a core between its parts. The first part of A starts as 0. ``forms`` say it weight by weight,
+    for files, whose shapes count; see :class:`KroneckerForm`.
     """
 
     family = "lokr"
@@ -77,10 +48,22 @@ class LoKrAdapter(Adapter):
         freeze_base_layer: bool = True,
         *,
         factors: Factors | None = None,
+        decompose_factor: int | None = None,
+        decompose_both: bool = False,
+        tucker: bool = False,
+        forms: Mapping[str, KroneckerForm] | None = None,
         site: Place = "output",
         rng: checks.Seed = None,
     ):
-        self._wanted = None if factors is None else _checked(factors)
+        self._wanted = None if factors is None else _checked("factors", factors)
+        self._bound = None if decompose_factor is None else _bound(decompose_factor)
+        self._both = checks.flag("decompose_both", decompose_both)
+        self._tucker = checks.flag("tucker", tucker)
+        self._forms = {label: _form(form) for label, form in (forms or {}).items()}
+        if self._bound is None and (self._both or self._tucker):
+            raise ValueError("decompose_both and tucker need decompose_factor")
+        if self._bound is not None and self._wanted is not None:
+            raise ValueError("factors and decompose_factor exclude each other")
         super().__init__(base_layer, rank, alpha, freeze_base_layer, site=site, rng=rng)
 
     @property
@@ -91,20 +74,20 @@ class LoKrAdapter(Adapter):
     @property
     def matrix_a_dimensions(self) -> tuple[int, int]:
         """(m, n)."""
-        return self._only.factors[0]
+        return self._only.form.factors[0]
 
     @property
     def matrix_b_dimensions(self) -> tuple[int, int]:
         """(p, q)."""
-        return self._only.factors[1]
+        return self._only.form.factors[1]
 
     def get_matrix_a(self) -> Array:
-        """A copy of A ``[m, n]``."""
-        return self._only.get_parameter("A")
+        """A copy of A ``[m, n]``, multiplied out where it is in parts."""
+        return self._only.get_matrix_a()
 
     def get_matrix_b(self) -> Array:
-        """A copy of B ``[p, q]``."""
-        return self._only.get_parameter("B")
+        """A copy of B ``[p, q]``, multiplied out where it is in parts."""
+        return self._only.get_matrix_b()
 
     @property
     def _only(self) -> KroneckerLayer:
@@ -113,32 +96,54 @@ class LoKrAdapter(Adapter):
         assert isinstance(layer, KroneckerLayer)
         return layer
 
+    @classmethod
+    def options_for(cls, sites: Sequence[Site], matrices: Sequence[Mapping[str, Array]]) -> dict[str, Any]:
+        pairs = zip(sites, matrices, strict=True)
+        return {"forms": {site.label: KroneckerForm.of(arrays) for site, arrays in pairs}}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        layers = [branch for branch in self.branches.values() if isinstance(branch, KroneckerLayer)]
+        return {"forms": {site.label: layer.form for site, layer in zip(self.sites, layers, strict=True)}}
+
     def _find_sites(self, base: Layer) -> list[Site]:
         if self.site == "output" and any(isinstance(d, int) for d in (*base.input_shape[:-1], *base.output_shape[:-1])):
             raise ValueError(f"site='output': LoKr needs a layer of one feature axis in and out, got {base!r}")
         return super()._find_sites(base)
 
     def create_branch(self, name: str, site: Site) -> Layer:
-        inner, outer = site.in_features // math.prod(site.kernel), site.out_features
-        factors = self._wanted or kronecker_factors(inner, outer, site.rank)
-        (m, n), (p, q) = factors
+        inner, outer = site.in_features // site.window, site.out_features
+        form = self._form_at(site, inner, outer)
+        (m, n), (p, q) = form.factors
         if (m * p, n * q) != (outer, inner):
-            raise ValueError(f"factors ((m, n), (p, q)) must have m·p = {outer} and n·q = {inner}, got {factors}")
-        if self._wanted is None and 1 in (n, p):
+            raise ValueError(f"factors ((m, n), (p, q)) must have m·p = {outer} and n·q = {inner}, got {form.factors}")
+        if form.is_tucker and not site.kernel:
+            raise ValueError(f"forms: {site.label} has no kernel and so no core")
+        is_new = self._bound is None and not self._forms
+        if is_new and self._wanted is None and 1 in (n, p):
             warnings.warn(
                 f"at rank {site.rank} a weight [{inner}, {outer}] gets the Kronecker factors "
                 f"A [{m}, {n}] and B [{p}, {q}]: a width of which no divisor but 1 is that small is not factored",
                 stacklevel=4,
             )
-        return KroneckerLayer(factors, site.kernel, site.alpha / site.rank, dtype=self.dtype, rng=self.rng)
+        zero = "B" if is_new else "A"
+        return KroneckerLayer(form, site.kernel, site.rank, site.alpha, zero=zero, dtype=self.dtype, rng=self.rng)
+
+    def _form_at(self, site: Site, inner: int, outer: int) -> KroneckerForm:
+        if self._forms:
+            if site.label not in self._forms:
+                raise ValueError(f"forms: there is none for {site.label or 'the layer'}, only for {list(self._forms)}")
+            return self._forms[site.label]
+        if self._bound is None:
+            return KroneckerForm(self._wanted or kronecker_factors(inner, outer, site.rank))
+        return decomposed(inner, outer, site.kernel, site.rank, self._bound, self._both, self._tucker)
 
     def delta(self, ctx: Context, name: str, branch: Layer, h: Value) -> Value:
         return ctx.call(branch, h)
 
     def change(self, ctx: Context, name: str, branch: Layer, weight: Value) -> Value:
         assert isinstance(branch, KroneckerLayer)
-        matrices = ctx.of(branch)
-        return branch.product(matrices.param("A"), matrices.param("B")).T
+        return branch.product(ctx.of(branch)).T
 
     def get_diagnostics(self) -> dict[str, str]:
         a, b = self.matrix_a_dimensions, self.matrix_b_dimensions
@@ -151,13 +156,51 @@ def kronecker_factors(in_features: int, out_features: int, rank: int) -> Factors
     return (out_features // p, n), (p, in_features // n)
 
 
-def _checked(factors: Any) -> Factors:
+def decomposed(
+    inner: int, outer: int, kernel: Sequence[int], rank: int, bound: int, both: bool, tucker: bool
+) -> KroneckerForm:
+    """The form that PEFT's LoKr gives a weight ``[outer, inner, *kernel]``."""
+    (m, p), (n, q) = factorization(outer, bound), factorization(inner, bound)
+    first = rank if both and rank < max(m, n) / 2 else 0
+    second = rank if rank < max(p, q) / 2 else 0
+    return KroneckerForm(((m, n), (p, q)), (first, second), tucker and second > 0 and max(kernel, default=1) > 1)
+
+
+def factorization(width: int, bound: int = -1) -> tuple[int, int]:
+    """Two factors of ``width`` as PEFT chooses them: ``bound`` first where it divides; else the smaller first and as
+    near to the root as it can be without being more than ``bound`` (-1 for none)."""
+    if bound > 0 and width % bound == 0:
+        return bound, width // bound
+    highest = min(math.isqrt(width), width if bound == -1 else bound)
+    smaller = max(d for d in range(1, highest + 1) if width % d == 0)
+    return smaller, width // smaller
+
+
+def _bound(value: Any) -> int:
+    bound = checks.integer("decompose_factor", value)
+    if bound < 1 and bound != -1:
+        raise ValueError(f"decompose_factor must be at least 1, or -1 for no bound, got {bound}")
+    return bound
+
+
+def _form(value: Any) -> KroneckerForm:
+    """A form as it was given, or as JSON has it."""
+    if not isinstance(value, Sequence) or len(value) != 3 or not isinstance(value[1], Sequence) or len(value[1]) != 2:
+        raise TypeError(f"forms must be KroneckerForms, got {value!r}")
+    first, second = (checks.integer("forms: a rank", rank, 0) for rank in value[1])
+    is_tucker = checks.flag("forms: is_tucker", value[2])
+    if is_tucker and not second:
+        raise ValueError(f"forms: a core needs B in parts, got {value!r}")
+    return KroneckerForm(_checked("forms", value[0]), (first, second), is_tucker)
+
+
+def _checked(name: str, factors: Any) -> Factors:
     valid = (
         isinstance(factors, Sequence)
         and len(factors) == 2
         and all(isinstance(pair, Sequence) and len(pair) == 2 for pair in factors)
     )
     if not valid:
-        raise TypeError(f"factors must be ((m, n), (p, q)), got {factors!r}")
-    m, n, p, q = (checks.integer("factors", value, 1) for pair in factors for value in pair)
+        raise TypeError(f"{name} must be ((m, n), (p, q)), got {factors!r}")
+    m, n, p, q = (checks.integer(name, value, 1) for pair in factors for value in pair)
     return (m, n), (p, q)

@@ -70,24 +70,6 @@ def add_to_bias_of_convolution(facts: Facts, x: Value, w: Value, b: Value, c: Va
     return None if bias is None or not facts.is_foldable(b, bias) else apply(conv.op, x, w, b + bias)
 
 
-@rule(lambda x, w, d, c: any_op(Add, any_op(Conv, x, w, name="conv"), any_op(Add, d, c)))
-def merge_convolution_that_has_a_bias(facts: Facts, x: Value, w: Value, d: Value, c: Value, conv: Value) -> Outcome:
-    """x ∗ w + (d(x) + c) → x ∗ (w + K) + c"""
-    if _bias(facts, c, conv) is None:
-        return None
-    return _merged(facts, conv, d, lambda kernel: apply(conv.op, x, w + kernel) + c)
-
-
-@rule(lambda x, w, b, d, c: any_op(Add, any_op(Conv, x, w, b, name="conv"), any_op(Add, d, c)))
-def merge_convolution_between_biases(
-    facts: Facts, x: Value, w: Value, b: Value, d: Value, c: Value, conv: Value
-) -> Outcome:
-    """(x ∗ w + b) + (d(x) + c) → (x ∗ (w + K) + b) + c"""
-    if _bias(facts, c, conv) is None:
-        return None
-    return _merged(facts, conv, d, lambda kernel: apply(conv.op, x, w + kernel, b) + c)
-
-
 @rule(lambda a, b: any_op(Add, any_op(Reshape, a, name="first"), any_op(Reshape, b)))
 def add_before_reshape(facts: Facts, a: Value, b: Value, first: Value) -> Outcome:
     """reshape(a) + reshape(b) → reshape(a + b), so that a bypass meets its base before batch axes are unfolded"""
@@ -95,10 +77,14 @@ def add_before_reshape(facts: Facts, a: Value, b: Value, first: Value) -> Outcom
 
 
 def _merged(facts: Facts, conv: Value, d: Value, build: Callable[[Value], Value]) -> Outcome:
-    """What ``build`` makes of the kernel of ``d``, if that is a bypass of ``conv`` and foldable."""
+    """What ``build`` makes of the kernel of ``d``, if that is a foldable bypass of ``conv``; its bias stays beside."""
     x, w = conv.operands[:2]
     if facts.is_static(d) or facts.is_static(x) or d.type != conv.type:
         return None
+    if isinstance(d.op, Conv) and len(d.operands) == 3:
+        merged = _merged(facts, conv, apply(d.op, *d.operands[:2]), build)
+        column = d.operands[2].reshape((-1, *(1,) * (d.rank - 2)))
+        return merged + column if isinstance(merged, Value) else merged
     kernel = _kernel(facts, d, x, conv)
     if not isinstance(kernel, Value):
         return kernel
@@ -203,8 +189,6 @@ MERGE_CONVOLUTIONS = [
     merge_convolution_with_bias,
     merge_subtracted_convolution,
     merge_subtracted_convolution_with_bias,
-    merge_convolution_that_has_a_bias,
-    merge_convolution_between_biases,
     bias_of_convolution,
     add_to_bias_of_convolution,
     add_before_reshape,

@@ -133,9 +133,19 @@ class Kind:
             drawn = None
             if draws is not None:
                 drawn = draws.get("rank", draws.get(self.label(base, site, weight, "mask")))
-            return self.change(h, p[f"{branch}.A"], p[f"{branch}.B"], s, drawn)
+            return self.change(h, whole(p, branch, "A"), whole(p, branch, "B"), s, drawn)
 
         return delta
+
+
+def whole(p: Arrays, branch: str, name: str) -> Any:
+    """A or B of a branch, multiplied out where it is in parts: Σ left[p, i] core[i, j, k] right[j, q]."""
+    if f"{branch}.{name}" in p:
+        return p[f"{branch}.{name}"]
+    left, right = p[f"{branch}.{name}_left"], p[f"{branch}.{name}_right"]
+    if f"{branch}.{name}_core" in p:
+        return np.einsum("pi,ij...,jq->pq...", left, p[f"{branch}.{name}_core"], right)
+    return np.tensordot(left, right, 1)
 
 
 def lora(h: Any, a: Any, b: Any, s: float, draw: Any) -> Any:
@@ -193,6 +203,8 @@ KINDS = [
     Kind("dora", lg.DoRAAdapter, {}, nothing_added, sites=("weight",)),
     Kind("dora-input", lg.DoRAAdapter, {"norm": "input"}, nothing_added, sites=("weight",)),
     Kind("lokr", lg.LoKrAdapter, {}, kronecker, branch="lokr"),
+    Kind("lokr-parts", lg.LoKrAdapter, {"decompose_factor": 2, "decompose_both": True}, kronecker, branch="lokr"),
+    Kind("rslora", lg.StandardLoRAAdapter, {"rank_scaling": "sqrt_rank"}, lora),
 ]
 
 
@@ -237,7 +249,8 @@ def built(
     for name in adapter.get_parameter_names():
         if not name.startswith("base."):
             adapter.set_parameter(name, rng.normal(0, 0.4, adapter.get_parameter_shape(name)))
-    return Built(adapter, kind, base, site, activation, 1.0 if alpha < 0 else alpha / rank)
+    divisor = np.sqrt(rank) if kind.arguments.get("rank_scaling") == "sqrt_rank" else rank
+    return Built(adapter, kind, base, site, activation, float((rank if alpha < 0 else alpha) / divisor))
 
 
 def draws_of(adapter: lg.Adapter) -> dict[str, Any]:

@@ -223,18 +223,36 @@ WAYS = [
         ("weight",),
     ),
     Way("lokr", lambda base, rank, alpha, **o: lg.LoKrAdapter(base, rank, alpha, **o), "lokr"),
+    Way(
+        "lokr-parts",
+        lambda base, rank, alpha, **o: lg.LoKrAdapter(
+            base, rank, alpha, decompose_factor=2, decompose_both=True, tucker=True, **o
+        ),
+        "lokr",
+    ),
+    Way("tucker", lambda base, rank, alpha, **o: lg.StandardLoRAAdapter(base, rank, alpha, tucker=True, **o)),
 ]
 
 
-def weight_change(way: Way, layout: str, a: Any, b: Any, s: float, drawn: Any, shape: tuple[int, ...]) -> Any:
-    """ΔW in the layout of the weight, for what was drawn: a rank, a mask of features, or None in evaluation."""
+def weight_change(
+    way: Way, layout: str, a: Any, b: Any, s: float, drawn: Any, shape: tuple[int, ...], mid: Any = None
+) -> Any:
+    """ΔW in the layout of the weight, for what was drawn: a rank, a mask of features, or None in evaluation.
+
+    ``mid`` is a kernel between A and B, which are then pointwise.
+    """
     if way.kind == "lokr":
         return s * np.kron(a, b.reshape(len(b), -1)).reshape(shape)
     if layout == "rows":
         a, b = a.T[None], b.T[None]
     else:
         groups = int(layout.split()[1])
-        a, b = a.reshape(groups, -1, a[0].size), b.reshape(groups, -1, b.shape[1])
+        b = b.reshape(groups, -1, b.shape[1])
+        if mid is not None:
+            core = mid.reshape(groups, -1, mid.shape[1], *mid.shape[2:])
+            a = np.einsum("grs...,gsi->gri...", core, a.reshape(groups, -1, a.shape[1]))
+            a = a.reshape(-1, *a.shape[2:])
+        a = a.reshape(groups, -1, a[0].size)
     if way.kind == "dylora" and drawn is not None:
         a, b = a[:, :drawn], b[:, :, :drawn]
     change = s * np.einsum("gor,gri->goi", b, a).reshape(shape)
