@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lora_graph.ir.types import Array, TensorType
+from lora_graph.ir.types import TensorType
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops.arithmetic import Max, Min
 from lora_graph.ops.base import Cotangents, Elementwise, store
+from lora_graph.ops.erf import erf_kernel
 from lora_graph.ops.fused import Fused
 from lora_graph.ops.reduce import softmax
 from lora_graph.ops.select import where
@@ -194,14 +195,6 @@ class Gelu(Activation):
         bent = ((x + x * x * x * 0.044715) * slope).tanh()
         inner = (x * x * (3 * 0.044715) + 1.0) * slope
         return (cotangent * ((bent + 1.0) * 0.5 + x * 0.5 * (1.0 - bent * bent) * inner),)
-
-
-def erf_kernel(x: Array, out: Array | None = None) -> Any:
-    from scipy.special import erf
-
-    if x.dtype == np.float16:
-        return store(erf(x.astype(np.float32)).astype(np.float16), out)
-    return np.asarray(erf(x, out=out))
 
 
 def relu(x: Any) -> Any:

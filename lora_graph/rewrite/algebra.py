@@ -12,6 +12,7 @@ from lora_graph.ir.leaves import Constant, constant
 from lora_graph.ir.types import broadcast
 from lora_graph.ir.value import Value
 from lora_graph.ops.arithmetic import Add, Div, Mul
+from lora_graph.ops.logic import And
 from lora_graph.ops.select import Cast
 from lora_graph.ops.shape import Expand
 from lora_graph.ops.unary import Neg
@@ -85,6 +86,12 @@ def cast_to_own_type(facts: Facts, x: Value, cast: Value) -> Outcome:
     return x if x.dtype == cast.dtype else None
 
 
+@rule(lambda x: any_op(And, x, True))
+def and_true(facts: Facts, x: Value) -> Outcome:
+    """x and true → x"""
+    return x
+
+
 @rule(lambda x, a, b: x * a * b)
 def gather_factors(facts: Facts, x: Value, a: Value, b: Value) -> Outcome:
     """(x · a) · b → x · (a · b) for scalar constants"""
@@ -138,6 +145,7 @@ IDENTITIES = [
     add_negative,
     subtract_negative,
     cast_to_own_type,
+    and_true,
     gather_factors,
     add_expanded,
     multiply_expanded,

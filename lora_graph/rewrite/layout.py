@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from lora_graph.ir.dims import product
 from lora_graph.ir.value import Value
 from lora_graph.ops.arithmetic import Mul
 from lora_graph.ops.linalg import MatMul
-from lora_graph.ops.shape import Expand, Reshape, Squeeze, Transpose, Unsqueeze, expand
+from lora_graph.ops.shape import Expand, Reshape, Squeeze, Transpose, Unsqueeze, expand, unsqueeze
 from lora_graph.ops.slice import Concat, Pad, Slice
 from lora_graph.rewrite.pattern import any_op
 from lora_graph.rewrite.rule import Facts, Outcome, rule
@@ -46,6 +47,28 @@ def reshape_twice(facts: Facts, x: Value, outer: Value) -> Outcome:
 def scale_before_reshape(facts: Facts, x: Value, s: Value, inner: Value) -> Outcome:
     """reshape(x) · s → reshape(x · s) for a scalar s, so that it reaches the product before"""
     return None if s.shape else (x * s).reshape(inner.shape)
+
+
+@rule(lambda x: any_op(Transpose, any_op(Reshape, x, name="inner"), name="outer"))
+def transpose_before_joining(facts: Facts, x: Value, inner: Value, outer: Value) -> Outcome:
+    """(reshape of x that joins its first axes)ᵀ → reshape(xᵀ) where the joined axis stays first"""
+    joined = x.rank - inner.rank + 1
+    if joined < 2 or inner.shape != (product(x.shape[:joined]), *x.shape[joined:]) or _perm(outer)[:1] != (0,):
+        return None
+    moved = [axis + joined - 1 for axis in _perm(outer)[1:]]
+    return x.transpose([*range(joined), *moved]).reshape(outer.shape)
+
+
+@rule(lambda x: any_op(Unsqueeze, any_op(Unsqueeze, x), name="outer"), free=True)
+def unsqueeze_twice(facts: Facts, x: Value, outer: Value) -> Outcome:
+    """Axes added twice → at once"""
+    inner = outer.operands[0]
+    assert isinstance(outer.op, Unsqueeze)
+    assert isinstance(inner.op, Unsqueeze)
+    last = {axis % outer.rank for axis in outer.op.axes}
+    kept = [axis for axis in range(outer.rank) if axis not in last]
+    first = {kept[axis % inner.rank] for axis in inner.op.axes}
+    return unsqueeze(x, tuple(sorted(first | last)))
 
 
 @rule(lambda x: any_op(Squeeze, any_op(Unsqueeze, x), name="outer"), free=True)
@@ -113,6 +136,8 @@ LAYOUT = [
     reshape_to_same,
     reshape_twice,
     scale_before_reshape,
+    transpose_before_joining,
+    unsqueeze_twice,
     squeeze_unsqueezed,
     unsqueeze_squeezed,
     expand_to_same,

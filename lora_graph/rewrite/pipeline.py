@@ -24,6 +24,7 @@ from lora_graph.rewrite.merge import MERGE, UNFUSE
 from lora_graph.rewrite.products import PLACE_SCALES, PRODUCTS, identity_times
 from lora_graph.rewrite.record import PassRecord, Report
 from lora_graph.rewrite.rule import Facts, Rule
+from lora_graph.rewrite.share import share_activations
 
 Step = tuple[Graph, Graph | None, PassRecord]
 
@@ -132,7 +133,7 @@ def _presets() -> tuple[Pipeline, ...]:
         return Pipeline(name, (FOLD, *first, simplify, *loops, FOLD, *hoists, rules("fuse", FUSED, fold), *last))
 
     return (
-        preset("train", "none", (spell,)),
+        preset("train", "none", (spell, Pass("share activations", share_activations))),
         preset("inference", "one", (unfuse, spell)),
         preset("export", "one", (unfuse,), gemm),
         preset("prepare", "one", (unfuse,), products=PLACE_SCALES),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lora_graph.ir.leaves import Constant
 from lora_graph.ir.value import Value
 from lora_graph.ops.arithmetic import Mul
 from lora_graph.ops.linalg import EyeLike, MatMul
@@ -54,6 +55,14 @@ def scale_right_factor(facts: Facts, a: Value, b: Value, s: Value) -> Outcome:
     return _place_scale(facts, a, b, s, _scale_cost(facts, b, s))
 
 
+@rule(lambda a, b, s, t: any_op(MatMul, any_op(Mul, a, s), any_op(Mul, b, t)))
+def gather_scales_of_factors(facts: Facts, a: Value, b: Value, s: Value, t: Value) -> Outcome:
+    """(a s) (b t) → a (b (s t)) or (a (s t)) b for scalar constants, on the factor with fewer elements"""
+    if a.rank < 2 or b.rank < 2 or not all(isinstance(scale.op, Constant) and not scale.shape for scale in (s, t)):
+        return None
+    return (a * s * t) @ b if cost.size(a.type) < cost.size(b.type) else a @ (b * t * s)
+
+
 @rule(lambda e, a: any_op(MatMul, any_op(EyeLike, e), a))
 def identity_times(facts: Facts, e: Value, a: Value) -> Outcome:
     """I A → A"""
@@ -82,5 +91,11 @@ def _product_cost(facts: Facts, b: Value, c: Value) -> int:
     return 0 if facts.fold != "none" and facts.is_foldable(b, c) else cost.flops(b @ c)
 
 
-PLACE_SCALES = [scale_factor_of_product, scale_left_factor, scale_right_factor, identity_times]
+PLACE_SCALES = [
+    scale_factor_of_product,
+    scale_left_factor,
+    scale_right_factor,
+    gather_scales_of_factors,
+    identity_times,
+]
 PRODUCTS = [associate_right, associate_left, *PLACE_SCALES]

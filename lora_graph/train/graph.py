@@ -23,6 +23,7 @@ from lora_graph.ir.value import Value, apply
 from lora_graph.layers.trace import Trace
 from lora_graph.ops.arithmetic import maximum
 from lora_graph.ops.select import clip, where
+from lora_graph.rewrite.pipeline import optimize_graph
 from lora_graph.train.optimizer import Optimizer
 
 LOSS, NORM, RATE, SHARE, TARGET, WEIGHTS = "loss", "gradient_norm", "learning_rate", "share", "target", "loss_weights"
@@ -85,19 +86,26 @@ def step_graphs(
         taken = {*RESERVED} & {*names}
         if taken:
             raise ValueError(f"{kind} is called {min(taken)!r}, a name that the training step uses itself")
-    found = dict(zip(parameters, gradients(loss, list(parameters.values())), strict=True))
     inputs = [*traced.graph.inputs, *given]
+    loss, updates = _simplified(inputs, loss, traced.updates)
+    found = dict(zip(parameters, gradients(loss, list(parameters.values())), strict=True))
     if not accumulated:
         results, initial = apply_gradients(parameters, found, traced.active, optimizer, clipping)
-        graph = _graph([*inputs, RATE_INPUT], {LOSS: loss, **traced.updates, **results}, "training step")
+        graph = _graph([*inputs, RATE_INPUT], {LOSS: loss, **updates, **results}, "training step")
         return StepGraphs(graph, None, initial, tuple(parameters))
     sums = {_sum(name): apply(Parameter(_sum(name), p.type, False)) for name, p in parameters.items()}
     added = {_sum(name): sums[_sum(name)] + g * SHARE_INPUT.astype(g.dtype) for name, g in found.items()}
-    more = _graph([*inputs, SHARE_INPUT], {LOSS: loss, **traced.updates, **added}, "accumulation step")
+    more = _graph([*inputs, SHARE_INPUT], {LOSS: loss, **updates, **added}, "accumulation step")
     total = {name: sums[_sum(name)] for name in parameters}
     results, initial = apply_gradients(parameters, total, traced.active, optimizer, clipping)
     graph = _graph([*inputs, RATE_INPUT], results, "optimizer step")
     return StepGraphs(graph, more, {**initial, **{name: v.type for name, v in sums.items()}}, tuple(parameters))
+
+
+def _simplified(inputs: Sequence[Value], loss: Value, updates: Mapping[str, Value]) -> tuple[Value, dict[str, Value]]:
+    """The forward graph as it is when optimized: its gradients then start from where, say, a scale costs least."""
+    outputs = optimize_graph(_graph(inputs, {LOSS: loss, **updates}, "forward"), "train").graph.outputs
+    return outputs[LOSS], {name: outputs[name] for name in updates}
 
 
 def apply_gradients(

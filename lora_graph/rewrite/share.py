@@ -1,0 +1,41 @@
+"""Sharing: fused activations spelled out where the costly part of them is computed anyway, as their gradients do."""
+
+from __future__ import annotations
+
+import time
+
+from lora_graph.ir.graph import Graph
+from lora_graph.ir.value import Value, topological
+from lora_graph.ops.activation import Activation, Erf, Sigmoid, Tanh
+from lora_graph.ops.unary import Exp, Log
+from lora_graph.rewrite.rebuild import rebuilt
+from lora_graph.rewrite.record import PassRecord
+
+COSTLY = Erf, Exp, Log, Sigmoid, Tanh
+"""Ops that take several times as long as the arithmetic around them."""
+
+
+def share_activations(graph: Graph) -> tuple[Graph, None, PassRecord]:
+    """Every activation of ``graph`` whose decomposition has a costly Value in common with the graph, as that
+    decomposition."""
+    started = time.perf_counter()
+    known = {value for value in graph.values if isinstance(value.op, COSTLY)}
+    shared = {value for value in graph.values if known and _shares(value, known)}
+
+    def spelled(value: Value, operands: tuple[Value, ...]) -> Value | None:
+        if value not in shared:
+            return None
+        assert isinstance(value.op, Activation)
+        result: Value = value.op.decompose(*operands)
+        return result
+
+    new = rebuilt(graph, spelled) if shared else graph
+    fired = {"spell activation": len(shared)} if shared else {}
+    return new, None, PassRecord("share activations", graph, new, fired, seconds=time.perf_counter() - started)
+
+
+def _shares(value: Value, known: set[Value]) -> bool:
+    if not isinstance(value.op, Activation):
+        return False
+    inside = topological([value.op.decompose(*value.operands)], stop=set(value.operands).__contains__)
+    return not known.isdisjoint(inside)
