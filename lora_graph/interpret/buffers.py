@@ -78,7 +78,7 @@ def _assign_step(
     for position, i in enumerate(step):
         for operand in nodes[i].operands:
             final[nodes[operand].root] = position
-            if nodes[operand].root != operand or (elements is not None and nodes[i].by_rows):
+            if nodes[operand].root != operand:
                 crossed.add(nodes[operand].root)
 
     def is_done(root: int, position: int) -> bool:

@@ -20,13 +20,9 @@ from lora_graph.ir.opaque import Opaque
 from lora_graph.ir.types import Array, TensorType, TupleType
 from lora_graph.ir.value import Value, topological
 from lora_graph.ops.base import Elementwise
-from lora_graph.ops.linalg import MatMul
 from lora_graph.ops.scan import Scan
 from lora_graph.ops.shape import Flatten, Reshape, Transpose
 from lora_graph.ops.slice import Slice
-
-LOW_RANK = 64
-"""The inner dimension up to which a product may be computed tile by tile, as that of a low-rank pair is."""
 
 
 class Kind(Enum):
@@ -51,8 +47,6 @@ class Node:
     root: int
     contiguous: bool
     """Whether the array is known to lie in row-major order without gaps."""
-    by_rows: bool = False
-    """A product that costs little more than writing it, and whose rows can be computed where they are used."""
 
     @property
     def tensor(self) -> TensorType:
@@ -76,7 +70,7 @@ class Node:
     @property
     def grain(self) -> tuple[int, ...] | None:
         """The shape that neighbours have to share to run together in tiles; None for an op that is not tiled."""
-        return self.shape if self.kind is Kind.PLANNED and (self.op.elementwise or self.by_rows) else None
+        return self.shape if self.kind is Kind.PLANNED and self.op.elementwise else None
 
 
 @dataclass(frozen=True)
@@ -163,8 +157,7 @@ def _node(value: Value, operands: tuple[int, ...], nodes: list[Node], is_held: b
     if op.view and isinstance(type_, TensorType):
         return _view(value, op, type_, operands, nodes)
     kind = Kind.PLANNED if op.writes_out else Kind.FRESH
-    by_rows = isinstance(op, MatMul) and _is_low_rank(*(nodes[operand] for operand in operands))
-    return Node(value, op, kind, type_, operands, here, kind is Kind.PLANNED, by_rows)
+    return Node(value, op, kind, type_, operands, here, kind is Kind.PLANNED)
 
 
 def _require_known(value: Value, sizes: Mapping[str, int]) -> None:
@@ -173,10 +166,6 @@ def _require_known(value: Value, sizes: Mapping[str, int]) -> None:
         for name in (name for kind in value.op.results for size in kind.shape for name in names(size)):
             if name not in sizes:
                 raise ValueError(f"the size {name} of a result of {value.op.label} is not known before it runs")
-
-
-def _is_low_rank(a: Node, b: Node) -> bool:
-    return len(a.shape) > 1 and len(b.shape) == 2 and b.shape[0] <= min(LOW_RANK, b.shape[1] // 8)
 
 
 def _view(value: Value, op: Op, type_: TensorType, operands: tuple[int, ...], nodes: list[Node]) -> Node:

@@ -14,7 +14,7 @@ def schedule(nodes: Sequence[Node]) -> list[list[int]]:
     """The nodes that compute, in groups, each after its operands.
 
     A group is a run of element-wise ops of one shape that are connected to each other and read each other's results
-    only element by element; a product of low rank may be among them, but not its operands. From the last group
+    only element by element. From the last group
     backwards, an op joins the group that reads its result as soon as nobody before that group needs it; otherwise the
     order is that of ``nodes``. So an op runs late, next to its user, and a mask for the backward pass is not kept
     through the forward pass.
@@ -38,10 +38,10 @@ def schedule(nodes: Sequence[Node]) -> list[list[int]]:
         else:
             i = -heappop(ready)
             groups.append([])
-            grain = None if nodes[i].by_rows else nodes[i].grain
+            grain = nodes[i].grain
             crossed = set()
         groups[-1].append(i)
-        crossed.update(nodes[o].root for o in nodes[i].operands if nodes[o].root != o or nodes[i].by_rows)
+        crossed.update(nodes[o].root for o in nodes[i].operands if nodes[o].root != o)
         for source in sources[i]:
             users[source] -= 1
             if not users[source]:

@@ -45,7 +45,7 @@ class Tiling:
 def tiling(nodes: Sequence[Node], group: Sequence[int]) -> Tiling | None:
     """How to cut a group of element-wise ops, or None where running op after op is as good."""
     first = nodes[group[0]]
-    if first.grain is None or (len(group) == 1 and (first.by_rows or isinstance(kernel(first), np.ufunc))):
+    if first.grain is None or (len(group) == 1 and isinstance(kernel(first), np.ufunc)):
         return None
     itemsize = max(nodes[i].tensor.dtype.itemsize for i in group)
     if prod(first.shape) * itemsize < 2 * TILE_BYTES:
@@ -56,14 +56,12 @@ def tiling(nodes: Sequence[Node], group: Sequence[int]) -> Tiling | None:
         extent[axis] = min(extent[axis], max(1, room // inner))
         if inner <= room:
             break
-    cuts_rows = bool(extent) and extent[-1] < first.shape[-1]
-    return None if cuts_rows and any(nodes[i].by_rows for i in group) else Tiling(first.shape, tuple(extent))
+    return Tiling(first.shape, tuple(extent))
 
 
 def patterns(node: Node, nodes: Sequence[Node]) -> list[Pattern]:
     """How the tiles of a node's operands follow from those of its result."""
-    stretched = [tuple(d == 1 for d in nodes[operand].shape) for operand in node.operands]
-    return [(*stretched[0][:-1], True), (True, True)] if node.by_rows else list(stretched)
+    return [tuple(d == 1 for d in nodes[operand].shape) for operand in node.operands]
 
 
 def _index(spans: tuple[slice, ...], pattern: Pattern) -> Index:

@@ -5,6 +5,7 @@ One class an op, in the file of its family, with its type inference, NumPy evalu
 
 from lora_graph.ir.leaves import absent, constant, input, parameter, project, size_of  # noqa: A004
 from lora_graph.ir.value import apply
+from lora_graph.ops.accumulate import add_matmul
 from lora_graph.ops.activation import (
     ACTIVATIONS,
     elu,
@@ -90,6 +91,7 @@ __all__ = [
     "abs",
     "absent",
     "add",
+    "add_matmul",
     "apply",
     "argmax",
     "attention",

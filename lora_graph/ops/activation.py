@@ -13,7 +13,7 @@ from lora_graph.ir.types import TensorType
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops.arithmetic import Max, Min
 from lora_graph.ops.base import Cotangents, Elementwise, store
-from lora_graph.ops.erf import erf_kernel
+from lora_graph.ops.error_function import erf_kernel
 from lora_graph.ops.fused import Fused
 from lora_graph.ops.reduce import softmax
 from lora_graph.ops.select import where

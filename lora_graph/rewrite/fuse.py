@@ -9,6 +9,7 @@ from typing import Any
 from lora_graph.ir.leaves import Constant
 from lora_graph.ir.types import broadcast
 from lora_graph.ir.value import Value, apply
+from lora_graph.ops.accumulate import add_matmul
 from lora_graph.ops.activation import Elu, Gelu, LeakyRelu, Softplus, Swish
 from lora_graph.ops.arithmetic import Add
 from lora_graph.ops.fused import Fused
@@ -83,6 +84,12 @@ def add_bias_first(facts: Facts, a: Value, b: Value, q: Value, bias: Value, prod
     return (product + bias) + q
 
 
+@rule(lambda c, a, b: any_op(Add, c, any_op(MatMul, a, b, name="product")))
+def accumulate_product(facts: Facts, c: Value, a: Value, b: Value, product: Value) -> Outcome:
+    """c + a b → AddMatMul(c, a, b), which needs no memory for the product"""
+    return add_matmul(c, a, b) if a.rank > 1 and b.rank == 2 and c.type == product.type else None
+
+
 _ALPHA: Any = Hole("alpha")
 FUSED = [
     *map(fusion, (Gelu(), Gelu("tanh"), Softplus(), Swish(), Swish(_ALPHA), Elu(), Elu(_ALPHA), LeakyRelu(_ALPHA))),
@@ -91,3 +98,4 @@ FUSED = [
 ]
 ORDER = [add_bias_first]
 GEMM = [fuse_gemm]
+ACCUMULATE = [accumulate_product]

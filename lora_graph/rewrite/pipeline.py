@@ -16,7 +16,7 @@ from lora_graph.rewrite.blocks import BLOCKS
 from lora_graph.rewrite.convolution import MERGE_CONVOLUTIONS, scale_kernel
 from lora_graph.rewrite.engine import rewrite
 from lora_graph.rewrite.fold import State, fold_constants, hoist, run_prelude
-from lora_graph.rewrite.fuse import FUSED, GEMM, ORDER
+from lora_graph.rewrite.fuse import ACCUMULATE, FUSED, GEMM, ORDER
 from lora_graph.rewrite.layout import LAYOUT
 from lora_graph.rewrite.lookup import MERGE_LOOKUPS
 from lora_graph.rewrite.loops import SPELL, rewrite_bodies, trim_loops
@@ -120,6 +120,7 @@ def _presets() -> tuple[Pipeline, ...]:
     loops = Pass("trim loops", trim_loops), Pass("simplify bodies", lambda graph: rewrite_bodies(graph, basic))
     unfuse, merge = rules("unfuse", UNFUSE), rules("merge", merging, "all")
     gemm = rules("order", ORDER), rules("fuse Gemm", GEMM)
+    accumulate = (rules("accumulate", ACCUMULATE),)
 
     def preset(
         name: str,
@@ -133,8 +134,8 @@ def _presets() -> tuple[Pipeline, ...]:
         return Pipeline(name, (FOLD, *first, simplify, *loops, FOLD, *hoists, rules("fuse", FUSED, fold), *last))
 
     return (
-        preset("train", "none", (spell, Pass("share activations", share_activations))),
-        preset("inference", "one", (unfuse, spell)),
+        preset("train", "none", (spell, Pass("share activations", share_activations)), accumulate),
+        preset("inference", "one", (unfuse, spell), accumulate),
         preset("export", "one", (unfuse,), gemm),
         preset("prepare", "one", (unfuse,), products=PLACE_SCALES),
         Pipeline("finish", gemm),

@@ -30,6 +30,9 @@ def linalg() -> Iterator[Case]:
         yield case(op("MatMul"), x(left), x(right), expected=lambda a, b, s=indices: np.einsum(s, a, b))
     yield case(op("MatMul"), x("batch 1 2 3"), x("2 3 2"), expected=lambda a, b: np.einsum("aoij,bjk->abik", a, b))
     yield case(op("MatMul"), i("batch 3", -3, 4), i("3 2", -3, 4), expected=lambda a, b: np.einsum("ij,jk->ik", a, b))
+    for rows, inner in (("batch", "3"), ("batch 2", "3"), ("2", "batch"), ("batch 0", "3"), ("batch 2", "0")):
+        operands = x(f"{rows} 2"), x(f"{rows} {inner}"), x(f"{inner} 2")
+        yield case(op("AddMatMul"), *operands, expected=lambda c, a, b: c + np.einsum("...j,jk->...k", a, b))
     for alpha, beta, left, right in ((1.0, 1.0, 0, 0), (0.5, 2.0, 1, 0), (1.0, 0.25, 0, 1), (-1.5, 1.0, 1, 1)):
 
         def gemm(a: Any, w: Any, c: Any = 0.0, alpha: float = alpha, beta: float = beta, s: Any = (left, right)) -> Any:

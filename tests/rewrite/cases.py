@@ -19,7 +19,7 @@ from lora_graph.ops.linalg import eye
 from lora_graph.rewrite.algebra import IDENTITIES
 from lora_graph.rewrite.blocks import BLOCKS
 from lora_graph.rewrite.convolution import MERGE_CONVOLUTIONS, scale_kernel
-from lora_graph.rewrite.fuse import FUSED, GEMM, ORDER
+from lora_graph.rewrite.fuse import ACCUMULATE, FUSED, GEMM, ORDER
 from lora_graph.rewrite.layout import LAYOUT
 from lora_graph.rewrite.lookup import MERGE_LOOKUPS
 from lora_graph.rewrite.loops import SPELL
@@ -28,7 +28,19 @@ from lora_graph.rewrite.products import PRODUCTS
 from lora_graph.rewrite.rule import Rule
 
 BASIC = (IDENTITIES, LAYOUT, BLOCKS, PRODUCTS)
-FAMILIES = (*BASIC, FUSED, ORDER, GEMM, UNFUSE, MERGE, MERGE_CONVOLUTIONS, MERGE_LOOKUPS, [scale_kernel], SPELL)
+FAMILIES = (
+    *BASIC,
+    FUSED,
+    ORDER,
+    GEMM,
+    ACCUMULATE,
+    UNFUSE,
+    MERGE,
+    MERGE_CONVOLUTIONS,
+    MERGE_LOOKUPS,
+    [scale_kernel],
+    SPELL,
+)
 ALL_RULES = [rule for family in FAMILIES for rule in family]
 RULES: dict[str, Rule] = {rule.name: rule for rule in ALL_RULES}
 
@@ -238,6 +250,12 @@ def fused() -> Iterator[Case]:
     yield Case("add_bias_first", (X @ W + Y) + ROW)
     yield Case("add_bias_first", (ROW @ W + VECTOR) + b)
     yield Case("add_bias_first", (X @ W + Y) + b, reason="used elsewhere", also=X @ W + Y)
+    yield Case("accumulate_product", X @ W + Y, ops.add_matmul(Y, X, W))
+    yield Case("accumulate_product", CUBE + CUBE @ W, ops.add_matmul(CUBE, CUBE, W))
+    yield Case("accumulate_product", X @ W + b)
+    yield Case("accumulate_product", ROW @ W + ROW)
+    yield Case("accumulate_product", CUBE + x("batch", "time", "time", name="y") @ CUBE)
+    yield Case("accumulate_product", X @ W + Y, reason="used elsewhere", also=X @ W)
     yield Case("fuse_gemm", X @ W + b, op("Gemm", X, W, b))
     yield Case("fuse_gemm", b + X.T.T @ W.T, op("Gemm", X.T, W, b, transA=1, transB=1))
     yield Case("fuse_gemm", op("Transpose", X, perm=(0, 1)) @ W + 1.0, op("Gemm", X.transpose(0, 1), W, c(1.0)))

@@ -11,6 +11,7 @@ import lora_graph as lg
 from lora_graph.errors import TrainingError
 from lora_graph.ir import Value
 from lora_graph.ir.leaves import Parameter
+from lora_graph.ops.accumulate import AddMatMul
 from lora_graph.ops.linalg import MatMul
 from lora_graph.train import TrainingStep
 from tests.reference import close
@@ -87,7 +88,7 @@ def products(model: lg.Layer) -> list[Value]:
     training = TrainingStep(model, "mse", lg.Adam())
     training.run(*batches(1)[0])
     (prepared,) = training._prepared.values()
-    return [value for value in prepared.step.graph.values if isinstance(value.op, MatMul)]
+    return [value for value in prepared.step.graph.values if isinstance(value.op, MatMul | AddMatMul)]
 
 
 def test_nothing_is_computed_for_what_is_frozen() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from lora_graph.ops.erf import CHUNK, erf_kernel
+from lora_graph.ops.error_function import CHUNK, erf_kernel
 
 
 def test_single_precision_is_within_its_bound() -> None:
