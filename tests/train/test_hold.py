@@ -116,7 +116,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
 
 
 def products(graph: Graph) -> int:
-    return sum(count for op, count in graph.op_counts().items() if op in ("MatMul", "Gemm", "Conv", "LSTM"))
+    return sum(
+        count for op, count in graph.op_counts().items() if op in ("MatMul", "AddMatMul", "Gemm", "Conv", "LSTM")
+    )
 
 
 @rows
