@@ -7,33 +7,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 from lora_graph import checks
 from lora_graph.adapters.adapter import FAMILIES, Adapter
-from lora_graph.adapters.files import (
-    BASE,
-    AdapterConfig,
-    check_tensors,
-    fingerprint,
-    read_adapter,
-    write_adapter,
-)
 from lora_graph.adapters.merging import merged_arrays
 from lora_graph.adapters.site import Change, Site, inject
+from lora_graph.adapters.stored import DEFAULT, Stored
 from lora_graph.adapters.targets import ALL_LINEAR, Patterns, Target, check_matched, choose, matches, targets
-from lora_graph.errors import LoadError
 from lora_graph.ir.types import Array, TensorType
 from lora_graph.ir.value import Value
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.trace import Context
 
-DEFAULT = "default"
-"""What the first adapter of a model is called."""
+__all__ = ["DEFAULT", "AdaptedModel", "sharing_copy"]
 
 
-class AdaptedModel(Layer):
+class AdaptedModel(Stored, Layer):
     """y = base(x) with the weights that the active adapters stand at changed: h W + delta(h), or h (W + ΔW).
 
     Make one with :func:`lora_graph.adapt`. The base is a copy that shares the arrays of the original, which stays as
@@ -61,6 +51,8 @@ class AdaptedModel(Layer):
         self._replaced: set[str] = set()
         self.report: Any = None
         """How the modules of another library's file were found, where the adapters came from one."""
+        self.module_names: dict[str, str] = {}
+        """The module paths of weights, where a file told them."""
         _train_only(self._base, unfreeze)
 
     # -- the base and its adapters --------------------------------------------------------------------------------
@@ -192,71 +184,6 @@ class AdaptedModel(Layer):
         twin._children = {"base": self._base, **adapters}
         twin._adapters, twin._active = dict(adapters), tuple(adapters)
         return twin
-
-    # -- files ----------------------------------------------------------------------------------------------------
-
-    def save_adapter(self, path: str | Path, name: str = DEFAULT) -> None:
-        """Write an adapter to a safetensors file, with how it was made and a fingerprint of the base in its metadata.
-
-        Parameters of the base that train, or that were replaced, are in the file as well, as ``base.<name>``.
-        """
-        adapter = self._adapters[checks.choice("name", name, list(self._adapters))]
-        base = self._originals or self._base.state
-        slots = self._base.slots()
-        fixed = [label for label, (_, trains) in slots.items() if label in self._replaced and not trains]
-        kept = [label for label, (_, trains) in slots.items() if trains or label in self._replaced]
-        config = AdapterConfig(
-            adapter.family,
-            adapter.rank,
-            float(adapter.alpha),
-            {site.label: (site.rank, float(site.alpha)) for site in adapter.sites},
-            self._options[name],
-            adapter.settings,
-            fingerprint(base, kept),
-            fixed,
-        )
-        tensors = {label: array for label, array in adapter.state.items() if not label.startswith(BASE)}
-        write_adapter(path, config, {**tensors, **{BASE + label: base[label] for label in kept}})
-
-    def load_adapter(self, path: str | Path, name: str = DEFAULT) -> Adapter:
-        """Add the adapter of a file that :meth:`save_adapter` wrote, and make it active.
-
-        LoadError for a file that belongs to another base, that is damaged or does not fit; the model is then as it was.
-        """
-        self._check_free(name)
-        config, tensors = read_adapter(path)
-        given = [label.removeprefix(BASE) for label in tensors if label.startswith(BASE)]
-        if fingerprint(self._base.state, given) != config.fingerprint:
-            raise LoadError(f"{path}: the adapter was trained on another base than {self._base.layer_name}")
-        try:
-            made = self._remade(config)
-        except (ValueError, TypeError) as error:
-            raise LoadError(f"{path}: {error}") from error
-        slots = self._base.slots()
-        own = {label: array for label, array in made.state.items() if not label.startswith(BASE)}
-        kept = {BASE + label: slots[label][0].array for label in given if label in slots}
-        check_tensors(path, tensors, {**own, **kept})
-        made.assign({label: tensors[label] for label in own})
-        replaced = {label: tensors[BASE + label] for label in given}
-        self.replace_base({k: v for k, v in replaced.items() if k not in config.fixed}, trainable=True)
-        self.replace_base({k: v for k, v in replaced.items() if k in config.fixed}, trainable=False)
-        self._register(name, made, config.options)
-        return made
-
-    def _remade(self, config: AdapterConfig) -> Adapter:
-        """An adapter made as ``config`` says."""
-        family = FAMILIES[checks.choice("family", config.family, list(FAMILIES))]
-        places = {target.name: target.site for target in _targets(self._base, family.has_pairs)}
-        unknown = sorted(config.weights.keys() - places.keys())
-        if unknown:
-            raise ValueError(f"the model does not multiply by {', '.join(unknown)}")
-        sites = [replace(places[name], rank=rank, alpha=alpha) for name, (rank, alpha) in config.weights.items()]
-        made = family(self._base, config.rank, alpha=config.alpha, site=sites, **config.options)
-        for setting, value in config.settings.items():
-            if setting not in made.settings:
-                raise ValueError(f"a {config.family} adapter has no setting {setting!r}")
-            setattr(made, setting, value)
-        return made
 
     # -- what it computes -----------------------------------------------------------------------------------------
 

@@ -60,10 +60,9 @@ def _base_file(folder: Path, base: Path, model: lg.Layer, adapted: lg.AdaptedMod
     """The file of the model under the adapter: ``base``, or where that had to be changed, one in the folder."""
     from lora_graph.onnx.store import export_model
 
-    graph = adapted.base.to_graph()
-    if graph == model.to_graph():
+    if adapted.base.get_parameter_names() == model.get_parameter_names():
         return base
     folder.mkdir(parents=True, exist_ok=True)
     # not optimized, which would fold again what was taken apart
-    export_model(graph, adapted.base.state, folder / BASE)
+    export_model(adapted.base.to_graph(), adapted.base.state, folder / BASE)
     return folder / BASE

@@ -93,6 +93,7 @@ def attach(adapted: AdaptedModel, placed: Sequence[Placed]) -> None:
     groups: dict[tuple[str, str], list[Placed]] = {}
     for item in placed:
         groups.setdefault((item.form.family, str(item.form.options)), []).append(item)
+    adapted.module_names.update({item.weight: item.module for item in placed})
     for number, ((family, _), items) in enumerate(groups.items()):
         name = f"{DEFAULT}_{family}" if number else DEFAULT
         _attach(adapted, name if name not in adapted.adapters else f"{name}_{number}", items)
@@ -101,7 +102,7 @@ def attach(adapted: AdaptedModel, placed: Sequence[Placed]) -> None:
 def _attach(adapted: AdaptedModel, name: str, items: Sequence[Placed]) -> None:
     family, options = FAMILIES[items[0].form.family], items[0].form.options
     forms = {item.weight: item.form for item in items}
-    matrices = {weight: form.arrays for weight, form in forms.items()}
+    matrices = {item.weight: item.form.at(item.found.weight) for item in items}
     ranks = {weight: form.rank for weight, form in forms.items()}
     alphas = {weight: form.scale * form.rank for weight, form in forms.items()}
     adapted.attach(family.from_matrices(adapted.base, matrices, ranks, alphas, **options), name)

@@ -37,10 +37,16 @@ class Form:
         groups = groups_of(weight.target.site)
         return inner % groups == 0 and weight.shape == (out, inner // groups, *kernel)
 
+    def at(self, weight: Weight) -> Mapping[str, Array]:
+        """The arrays as a branch at this weight has them."""
+        return self.arrays
+
     @property
     def described(self) -> str:
         """The family, and what is more than a pair of matrices."""
-        return " + ".join([self.family, *sorted(self.arrays.keys() & {"mid", "bias"}), *self.options.values()])
+        return " + ".join(
+            [self.family, *sorted(self.arrays.keys() & {"mid", "bias", "B_core"}), *self.options.values()]
+        )
 
     def __str__(self) -> str:
         return f"a change {show(self.shape)} by {', '.join(self.tensors.names)}"
@@ -71,7 +77,7 @@ class Names:
 def low_rank(tensors: Tensors, names: Names, scale: Scale) -> Form:
     """ΔW = s · up @ down beside a product or a convolution, with all that may come with it."""
     down = tensors[names.down]
-    form = linear(tensors, names, scale) if down.ndim == 2 else convolution(tensors, names, scale)
+    form = linear(tensors, names, scale) if down.ndim <= 2 else convolution(tensors, names, scale)
     if names.bias in tensors:
         bias = tensors.require(names.bias, form.shape[0])
         form = replace(form, arrays={**form.arrays, "bias": bias})

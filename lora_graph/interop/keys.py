@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lora_graph.errors import LoadError
 from lora_graph.interop.forms import Names
+from lora_graph.interop.kronecker import NAMES as LOKR
 from lora_graph.interop.tensors import Tensors
 from lora_graph.ir.types import Array
 
@@ -20,7 +21,6 @@ def _norms(out: int, inner: int, ones: tuple[int, ...]) -> dict[tuple[int, ...],
 
 PAIR = Names("lora_A.weight", "lora_B.weight", "", "lora_B.bias", "lora_magnitude_vector", _norms)
 EMBEDDING = Names("lora_embedding_A", "lora_embedding_B", magnitude="lora_magnitude_vector", norms=_norms)
-LOKR = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
 _SPELLINGS = {"lora_magnitude_vector.weight": "lora_magnitude_vector"}
 """What older versions called a tensor."""
 

@@ -12,6 +12,8 @@ from lora_graph.adapters.adapted import AdaptedModel
 from lora_graph.errors import LoadError
 from lora_graph.interop.attach import adapted_by
 from lora_graph.interop.forms import Form, Names, low_rank
+from lora_graph.interop.kronecker import NAMES as LOKR
+from lora_graph.interop.kronecker import kronecker
 from lora_graph.interop.modules import Modules
 from lora_graph.interop.tensors import Tensors, base_arrays, read_tensors
 from lora_graph.interop.tied import untied
@@ -79,8 +81,14 @@ def _module(flat: str, known: Mapping[str, set[str]], tensors: Tensors) -> str:
 
 
 def _form(tensors: Tensors) -> Form:
+    def scale(rank: int) -> float:
+        return _alpha(tensors, rank) / rank
+
+    if any(name.startswith("lokr_") for name in tensors.names):
+        tensors.only((*LOKR, ALPHA))
+        return kronecker(tensors, 1, scale, whole_scale=1.0)
     tensors.only((*PAIR.known, ALPHA))
-    return low_rank(tensors, PAIR, lambda rank: _alpha(tensors, rank) / rank)
+    return low_rank(tensors, PAIR, scale)
 
 
 def _alpha(tensors: Tensors, default: float) -> float:

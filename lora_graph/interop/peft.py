@@ -15,6 +15,8 @@ from lora_graph.interop.attach import Placed, attach, place
 from lora_graph.interop.base import replace_base
 from lora_graph.interop.forms import Form
 from lora_graph.interop.keys import EMBEDDING, PAIR, sort_keys
+from lora_graph.interop.kronecker import NAMES as LOKR
+from lora_graph.interop.kronecker import kronecker
 from lora_graph.interop.modules import Modules
 from lora_graph.interop.peft_config import PeftConfig
 from lora_graph.interop.report import ImportReport
@@ -70,6 +72,9 @@ def _form(module: str, tensors: Tensors, config: PeftConfig) -> Form:
     def scale(rank: int) -> float:
         return config.scale_of(module, rank)
 
+    if config.kind == "LOKR":
+        tensors.only(LOKR)
+        return kronecker(tensors, config.rank_of(module), scale)
     names = EMBEDDING if EMBEDDING.down in tensors or EMBEDDING.up in tensors else PAIR
     tensors.only(names.known)
     if config.use_dora:

@@ -33,7 +33,7 @@ def data(rng: np.random.Generator, tmp_path: Path) -> Path:
     return tmp_path / "train.npz"
 
 
-@pytest.mark.parametrize("command", ["adapt", "train", "merge"])
+@pytest.mark.parametrize("command", ["adapt", "import", "train", "merge"])
 def test_help(command: str) -> None:
     result = call(command, "--help")
     assert result.exit_code == 0
