@@ -19,12 +19,13 @@ from lora_graph.ir.leaves import Leaf, Project, input, parameter, project  # noq
 from lora_graph.ir.op import OPS
 from lora_graph.ir.types import Array, TensorType, TupleType
 from lora_graph.ir.value import Value
+from lora_graph.layers.imported import ADAPTERS, read_adapters
 from lora_graph.onnx.attributes import DIMENSION, PARAMETERS
 from lora_graph.onnx.kernels import schema
 from lora_graph.onnx.opaque import read_opaque
 from lora_graph.onnx.readers import READERS
 from lora_graph.onnx.scopes import rules_of, scope_of
-from lora_graph.onnx.source import DEFAULT_DOMAINS, ModelSource, Opened, describe, open_model
+from lora_graph.onnx.source import DEFAULT_DOMAINS, ModelSource, Opened, describe, open_model, shorten
 from lora_graph.onnx.subgraphs import graphs_of
 from lora_graph.onnx.tensors import dtype_of, read_tensor
 from lora_graph.onnx.view import Known, NodeReader, check_attributes, check_node
@@ -73,6 +74,7 @@ class _Importer:
             self._read_node(node, describe(node, number))
         outputs = {item.name: self._output(item) for item in self._graph.output}
         graph = Graph(tuple(inputs), outputs, self._notes, self._graph.name or "graph")
+        self._check_adapters()
         state = {name: self._owned(self._known.arrays[name]) for name in graph.parameters}
         metadata = {key: text for key, text in self._metadata.items() if key != PARAMETERS}
         return Imported(graph, state, metadata)
@@ -93,6 +95,12 @@ class _Importer:
         if not isinstance(record, dict) or not all(isinstance(flag, bool) for flag in record.values()):
             raise self._fail(f"the metadata {PARAMETERS} must map names to true or false")
         return record
+
+    def _check_adapters(self) -> None:
+        try:
+            read_adapters(self._metadata.get(ADAPTERS, "[]"))
+        except LoadError as error:
+            raise self._fail(str(error)) from error
 
     # leaves
 
@@ -147,7 +155,7 @@ class _Importer:
             return dims.dim(size.dim_value)
         text = size.dim_param
         if self._is_own and text:
-            return dims.dim(text)
+            return dims.dim(dims.dim(text))  # text may come to an int, which may be none for a size
         return dims.dim(repr(text or f"{name}_{axis}"))
 
     # nodes
@@ -193,7 +201,7 @@ class _Importer:
         return (self._known.contents.simplified(read) if is_size else read,)
 
     def _fail(self, message: str) -> LoadError:
-        return LoadError(f"{self._opened.label}: {message}")
+        return LoadError(f"{self._opened.label}: {shorten(message)}")
 
 
 _FAILURES = (ValueError, TypeError, LookupError, ArithmeticError, AssertionError, NotImplementedError, RecursionError)

@@ -19,6 +19,7 @@ from lora_graph.onnx.functions import inlined
 
 MAX_BYTES = 2**31 - 1
 OPSETS = range(9, 27)
+MAX_MESSAGE = 1000
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
@@ -70,8 +71,14 @@ def open_model(source: ModelSource) -> Opened:
         opened = replace(opened, model=inlined(opened.model))
         _check_names(opened.model.graph)
     except ValueError as error:
-        raise LoadError(f"{opened.label}: {error}") from error
+        raise LoadError(f"{opened.label}: {shorten(str(error))}") from error
     return opened
+
+
+def shorten(message: str) -> str:
+    """``message`` without the middle, if a name or a number in the file makes it very long."""
+    half = MAX_MESSAGE // 2
+    return message if len(message) <= MAX_MESSAGE else f"{message[:half]} … {message[-half:]}"
 
 
 def _content(path: Path) -> bytes:

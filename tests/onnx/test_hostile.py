@@ -17,11 +17,12 @@ from tests.onnx.test_importer import ints, model_of, node
 
 LIMIT = 512 * 2**20
 SCRIPT = """
-import resource, sys
+import resource, sys, time
 import lora_graph as lg, lora_graph.onnx.export
 held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held + {limit}, held + {limit}))
-resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+seconds = int(time.process_time()) + 4
+resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
 try:
     layer = lg.load_onnx(sys.argv[1])
     print("read", *[str(kind) for kind in layer.outputs.values()])
@@ -103,6 +104,46 @@ def spread() -> onnx.ModelProto:
     return vast(*nodes)
 
 
+def weight(dims: list[int], data: bytes = b"", kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    """x times a weight of which only these are written."""
+    model = model_of([node("Mul", "x w", "y")], {"x": ["n", 2]}, ["y"], {"w": np.ones(2, np.float32)})
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("dims")
+    tensor.dims.extend(dims)
+    tensor.raw_data, tensor.data_type = data, kind
+    return model
+
+
+def function(name: str, *calls: str) -> onnx.FunctionProto:
+    """The functions ``calls``, one after the other."""
+    names = ["a", *(f"t{i}" for i in range(len(calls) - 1)), "b"]
+    nodes = [helper.make_node(call, [names[i]], [names[i + 1]], domain="d") for i, call in enumerate(calls)]
+    return helper.make_function("d", name, ["a"], ["b"], nodes, [helper.make_opsetid("d", 1)])
+
+
+def calling(*functions: onnx.FunctionProto) -> onnx.ModelProto:
+    model = inner_model(helper.make_node(functions[0].name, ["x"], ["y"], domain="d"))
+    model.opset_import.add(domain="d", version=1)
+    model.functions.extend(functions)
+    return model
+
+
+def outside(location: str) -> onnx.ModelProto:
+    model = weight([2])
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    return model
+
+
+def noting(key: str, value: str) -> onnx.ModelProto:
+    model = weight([2], b"\0" * 8)
+    model.metadata_props.add(key=key, value=value)
+    model.graph.node[0].metadata_props.add(key="pkg.torch.onnx.name_scopes", value=value)
+    return model
+
+
 HOSTILE: dict[str, tuple[Callable[[], onnx.ModelProto | bytes], str]] = {
     "ten branches deep": (lambda: nested(10), r"read float32\[n\]"),
     "thirty branches deep": (lambda: narrow(28), "LoadError .*'else_branch' is missing in If"),
@@ -125,6 +166,47 @@ HOSTILE: dict[str, tuple[Callable[[], onnx.ModelProto | bytes], str]] = {
     "what doubles sixty times": (doubling, rf"read float32\[{2**60}\]"),
     "a name of parentheses": (long_name, "read float32"),
     "a chain of nodes": (many_nodes, "read float32"),
+    "a weight larger than memory": (lambda: weight([2**60, 2**60]), r"LoadError .*tensor 'w': dims .* there are 0"),
+    "a size that overflows": (lambda: weight([2**33, 2**31]), "LoadError .*tensor 'w': dims .* there are 0"),
+    "a negative size": (lambda: weight([-1]), r"LoadError .*tensor 'w': negative dims \[-1\]"),
+    "a hundred thousand axes": (lambda: weight([1] * 10**5, b"\0" * 4), "LoadError .*tensor 'w': maximum supported"),
+    "weights that are no numbers": (lambda: weight([2], b"\0\0\xc0\x7f" * 2), r"read float32\[n, 2\]"),
+    "data of a system file": (
+        lambda: outside("/etc/passwd"),
+        "LoadError .*tensor 'w': external data must be a file ins",
+    ),
+    "data above the folder": (
+        lambda: outside("../w.bin"),
+        "LoadError .*tensor 'w': external data must be a file inside",
+    ),
+    "a function that calls itself": (lambda: calling(function("f", "f")), "LoadError .*'d::f' calls itself"),
+    "functions that double": (
+        lambda: calling(*(function(f"f{i}", f"f{i + 1}", f"f{i + 1}") for i in range(40)), function("f40", "f39")),
+        "LoadError",
+    ),
+    "what repeats without end": (
+        lambda: model_of([node("Tile", "x r", "y")], {"x": [2]}, ["y"], {"r": ints([2**60])}),
+        rf"read float32\[{2**61}\]",
+    ),
+    "five thousand results": (
+        lambda: model_of(
+            [helper.make_node("Split", ["x"], [f"y{i}" for i in range(5000)], axis=0)],
+            {"x": [5000]},
+            ["y1"],
+            opset=13,
+        ),
+        r"read float32\[1\]",
+    ),
+    "an equation of letters": (
+        lambda: model_of([helper.make_node("Einsum", ["x"], ["y"], equation="a" * 10**6)], {"x": ["n"]}, ["y"]),
+        "LoadError .{,1200}$",
+    ),
+    "metadata of brackets": (
+        lambda: noting("lora_graph.parameters", "[" * 10**6),
+        "LoadError .*model.onnx: .* not JSON",
+    ),
+    "adapters of brackets": (lambda: noting("lora_graph.adapters", "[" * 10**6), "LoadError .*model.onnx: .* not JSON"),
+    "scopes that compute": (lambda: noting("k", "[9**9**9**9]"), r"read float32\[n, 2\]"),
 }
 
 
