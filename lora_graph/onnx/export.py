@@ -62,8 +62,7 @@ def export_onnx(
     how: dict[str, Any] = {"opset": opset, "metadata": metadata, "overridable": made.overridable}
     if path is None:
         return lower(made.graph, made.state, **how)
-    export_model(made.graph, made.state, path, **how)
-    return onnx.load(os.fspath(path), load_external_data=False)
+    return export_model(made.graph, made.state, path, **how)
 
 
 def export_adapter(

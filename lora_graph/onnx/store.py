@@ -16,6 +16,7 @@ from lora_graph.files import atomic_write
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.types import Array
 from lora_graph.onnx.model import build
+from lora_graph.onnx.wire import fill, write_model
 
 EXTERNAL_LIMIT = 2**30
 """Bytes of weights above which they go to a file of their own."""
@@ -39,7 +40,8 @@ def save_model(model: onnx.ModelProto, path: str | os.PathLike[str], *, external
     if weight_bytes(model) > external_limit:
         _save_apart(ir.from_proto(model), Path(path))
     else:
-        _save_whole(model, Path(path))
+        _write(model, {}, Path(path))
+        _remove_data(Path(path), keep=None)
 
 
 def export_model(
@@ -52,13 +54,15 @@ def export_model(
     doc: str = "",
     overridable: Collection[str] = (),
     external_limit: int = EXTERNAL_LIMIT,
-) -> None:
-    """Lower ``graph`` and write it to ``path`` as :func:`save_model` does, without a second copy of the weights."""
+) -> onnx.ModelProto:
+    """Lower ``graph``, write it to ``path`` as :func:`save_model` does, and return what was written.
+
+    Nothing but the returned model has a second copy of the weights, and not of those that are written apart.
+    """
     model = build(graph, state, opset=opset, metadata=metadata, doc=doc, overridable=overridable)
     if sum(value.const_value.nbytes for value in model.graph.initializers.values()) > external_limit:
-        _save_apart(model, Path(path))
-    else:
-        _save_whole(ir.to_proto(model), Path(path))
+        return _save_apart(model, Path(path))
+    return _save_whole(model, Path(path))
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:
@@ -69,34 +73,60 @@ def weight_bytes(model: onnx.ModelProto) -> int:
     )
 
 
-def _save_whole(model: onnx.ModelProto, path: Path) -> None:
-    _write(model, path)
+def _save_whole(model: ir.Model, path: Path) -> onnx.ModelProto:
+    large = _large(model)
+    message = _message(model, {name: _elsewhere(tensor, name) for name, tensor in large.items()})
+    for tensor in message.graph.initializer:
+        if tensor.name in large:
+            tensor.ClearField("data_location")
+            tensor.ClearField("external_data")
+    arrays = {name: tensor.numpy() for name, tensor in large.items()}
+    _write(message, arrays, path)
     _remove_data(path, keep=None)
+    fill(message, arrays)
+    return message
 
 
-def _save_apart(model: ir.Model, path: Path) -> None:
-    weights = {name: value.const_value for name, value in model.graph.initializers.items()}
+def _save_apart(model: ir.Model, path: Path) -> onnx.ModelProto:
     data = path.with_name(f"{path.name}.{os.urandom(4).hex()}.data")
-    large = {name: tensor for name, tensor in weights.items() if tensor.nbytes > SMALL}
     try:
         with atomic_write(data) as file:
-            moved = {name: _append(file, tensor, name, data) for name, tensor in large.items()}
-        for name, tensor in moved.items():
-            model.graph.initializers[name].const_value = tensor
-        _write(ir.to_proto(model), path)
+            moved = {name: _append(file, tensor, name, data) for name, tensor in _large(model).items()}
+        message = _message(model, moved)
+        _write(message, {}, path)
     except BaseException:
         data.unlink(missing_ok=True)
         raise
-    finally:
-        for name, tensor in large.items():
-            model.graph.initializers[name].const_value = tensor
     _remove_data(path, keep=data)
+    return message
 
 
-def _write(model: onnx.ModelProto, path: Path) -> None:
-    content = model.SerializeToString()
+def _large(model: ir.Model) -> dict[str, ir.TensorProtocol]:
+    weights = {name: value.const_value for name, value in model.graph.initializers.items()}
+    return {name: tensor for name, tensor in weights.items() if tensor is not None and tensor.nbytes > SMALL}
+
+
+def _message(model: ir.Model, replaced: Mapping[str, ir.TensorProtocol]) -> onnx.ModelProto:
+    """``model`` with other tensors for some of its weights, as a message; the model itself stays as it is."""
+    values = [model.graph.initializers[name] for name in replaced]
+    before = [value.const_value for value in values]
+    try:
+        for value, tensor in zip(values, replaced.values(), strict=True):
+            value.const_value = tensor
+        return ir.to_proto(model)
+    finally:
+        for value, held in zip(values, before, strict=True):
+            value.const_value = held
+
+
+def _write(model: onnx.ModelProto, data: Mapping[str, Array], path: Path) -> None:
     with atomic_write(path) as file:
-        file.write(content)
+        write_model(file, model, data)
+
+
+def _elsewhere(tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
+    """A tensor of the same type whose data is not in the message."""
+    return ir.ExternalTensor("", 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name)
 
 
 def _append(file: BinaryIO, tensor: ir.TensorProtocol, name: str, data: Path) -> ir.ExternalTensor:

@@ -49,10 +49,10 @@ def _read(tensor: onnx.TensorProto, folder: Path | None) -> Array:
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         array = _external(tensor, folder, dtype, shape)
     elif tensor.HasField("raw_data"):
-        if len(tensor.raw_data) != size * dtype.itemsize:
-            wanted = size * dtype.itemsize
-            raise ValueError(f"dims {list(shape)} of {dtype} take {wanted} bytes, but there are {len(tensor.raw_data)}")
-        array = np.frombuffer(tensor.raw_data, dtype).reshape(shape)
+        raw, wanted = tensor.raw_data, size * dtype.itemsize  # asked for once: each time it is a copy
+        if len(raw) != wanted:
+            raise ValueError(f"dims {list(shape)} of {dtype} take {wanted} bytes, but there are {len(raw)}")
+        array = np.frombuffer(raw, dtype).reshape(shape)
     else:
         stored = getattr(tensor, onnx.helper.tensor_dtype_to_field(tensor.data_type))
         if len(stored) != size:
