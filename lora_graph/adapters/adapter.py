@@ -34,8 +34,9 @@ class Adapter(Scaled, Layer):
     """y = base(x) + delta(x), or with ``site="weight"`` the delta inside the layer, beside each linear weight.
 
     A family is a subclass with two methods: ``create_branch`` makes the layer that holds the parameters beside one
-    weight, ``delta`` says what it adds; ``change`` may spell ΔW in a shorter way. Everything else (training, merging,
-    export) follows from the graph.
+    weight, ``delta`` says what it adds. ``change`` may spell ΔW in a shorter way, ``scale`` may multiply what the base
+    gives; ``options`` and ``options_for`` tell files in which of its forms a family is. Everything else (training,
+    merging, export) follows from the graph.
 
     ``alpha`` negative means the rank. ``freeze_base_layer`` holds the base fixed; the base itself, its mode and its
     freezing, is never touched, so two adapters can share it. A frozen base runs in evaluation mode.
@@ -102,21 +103,18 @@ class Adapter(Scaled, Layer):
         ``matrices`` are the parameters by name, for each weight of the base by its name; ``rank`` and ``alpha`` may be
         given for each. ValueError for a weight that the base does not have, or parameters that fit no form there.
         """
-        places = {site.label: site for site in weight_uses(base_layer, cls.has_pairs)}
-        unknown = sorted(matrices.keys() - places.keys())
-        if unknown or not matrices:
-            raise ValueError(f"matrices must be for some of the weights {sorted(places)}, got {sorted(matrices)}")
-        ranks = rank if isinstance(rank, Mapping) else dict.fromkeys(matrices, rank)
-        alphas = alpha if isinstance(alpha, Mapping) else dict.fromkeys(matrices, alpha)
+        if not matrices:
+            raise ValueError("matrices must be those of at least one weight, got none")
         sites = []
-        for label in matrices:
-            own = checks.integer("rank", ranks[label], 1)
-            sites.append(replace(places[label], rank=own, alpha=checks.scale("alpha", alphas[label], own)))
-        arrays = [{name: np.asarray(array) for name, array in given.items()} for given in matrices.values()]
+        for site in weight_sites(base_layer, cls.has_pairs, matrices):
+            own = checks.integer("rank", rank[site.label] if isinstance(rank, Mapping) else rank, 1)
+            given = alpha[site.label] if isinstance(alpha, Mapping) else alpha
+            sites.append(replace(site, rank=own, alpha=checks.scale("alpha", given, own)))
+        arrays = [{name: np.asarray(array) for name, array in matrices[site.label].items()} for site in sites]
         form = cls.options_for(sites, arrays)
         made = cls(base_layer, sites[0].rank, sites[0].alpha, freeze_base_layer, site=sites, **form, **options)
-        for branch, given in zip(made.branches.values(), arrays, strict=True):
-            branch.load_weights(given)
+        for branch, own_arrays in zip(made.branches.values(), arrays, strict=True):
+            branch.load_weights(own_arrays)
         return made
 
     # -- what a family defines ------------------------------------------------------------------------------------

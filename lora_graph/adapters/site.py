@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as with_fields
 
@@ -188,13 +188,23 @@ def weight_uses(base: Layer, has_pairs: bool) -> list[Site]:
     return found
 
 
-def weight_sites(base: Layer, has_pairs: bool) -> list[Site]:
-    """Every linear weight of ``base`` once, in order of use; ValueError for one that is used in two ways."""
+def weight_sites(base: Layer, has_pairs: bool, labels: Collection[str] | None = None) -> list[Site]:
+    """The linear weights of ``base`` once each, in order of use, or only those called ``labels``.
+
+    ValueError for one of them that is used in two ways, and for a label that no linear weight has.
+    """
     found: dict[str, Site] = {}
+    names = []
     for site in weight_uses(base, has_pairs):
+        names.append(site.label)
+        if labels is not None and site.label not in labels:
+            continue
         if found.setdefault(site.label, site) != site:
             way = "both as it is and transposed" if site.geometry is None else "in two convolutions that differ"
             raise ValueError(f"site='weight': {base.layer_name} uses {site.label} {way}")
+    unknown = sorted(set(labels or ()) - found.keys())
+    if unknown:
+        raise ValueError(f"{base.layer_name} multiplies by no {', '.join(unknown)}, only by {', '.join(names)}")
     return list(found.values())
 
 

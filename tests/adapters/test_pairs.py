@@ -101,8 +101,8 @@ def test_matrices_of_several_weights_with_ranks_of_their_own(rng: np.random.Gene
 @pytest.mark.parametrize(
     ("matrices", "error", "words"),
     [
-        ({}, ValueError, r"matrices must be for some of the weights \['weight'\], got \[\]"),
-        ({"other": {}}, ValueError, r"some of the weights \['weight'\], got \['other'\]"),
+        ({}, ValueError, "matrices must be those of at least one weight, got none"),
+        ({"other": {}}, ValueError, "DenseLayer multiplies by no other, only by weight"),
         ({"weight": {"A": np.ones((6, 2))}}, lg.LoadError, "B"),
         ({"weight": {"A": np.ones((6, 2)), "B": np.ones((3, 5))}}, lg.LoadError, "B"),
         ({"weight": {"A": np.ones((6, 2)), "B": np.ones((2, 5)), "C": np.ones(3)}}, lg.LoadError, "C"),
@@ -111,6 +111,18 @@ def test_matrices_of_several_weights_with_ranks_of_their_own(rng: np.random.Gene
 def test_matrices_that_fit_nowhere(matrices: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         lg.StandardLoRAAdapter.from_matrices(lg.DenseLayer(6, 5), matrices, 2)
+
+
+def test_matrices_for_a_weight_that_is_used_in_two_ways() -> None:
+    class Tied(Plain):
+        """y = x W Wᵀ."""
+
+        def build(self, ctx: lg.Context, x: lg.Value) -> lg.Value:
+            return x @ ctx.param("weight") @ ctx.param("weight").T @ ctx.param("weight")
+
+    matrices = {"weight": {"A": np.ones((6, 2)), "B": np.ones((2, 5))}}
+    with pytest.raises(ValueError, match="uses weight both as it is and transposed"):
+        lg.StandardLoRAAdapter.from_matrices(Tied(), matrices, 2)
 
 
 def test_forms_are_only_where_they_can_be() -> None:

@@ -70,7 +70,9 @@ def check_gradients(model: lg.AdaptedModel, parts: list[Module], x: np.ndarray, 
     step = TrainingStep(model, "mse", lg.SGD(0.0, momentum=0.5))
     step.run(x, target)
     adapter = model.adapters["default"]
-    for (branch, _), part in zip(adapter.branches.items(), parts, strict=True):
+    modules = {f"{part.name}.weight": part for part in parts}
+    for branch, site in zip(adapter.branches, adapter.sites, strict=True):
+        part = modules[site.label]
         start = f"grad/{PEFT}{part.name}."
         own = {k.removeprefix(start).removesuffix(".weight"): g for k, g in recorded.items() if k.startswith(start)}
         for name, wanted in part.ours(own).items():
