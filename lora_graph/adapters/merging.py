@@ -47,8 +47,12 @@ def solve(pattern: Mapping[str, Value], target: Mapping[str, Value]) -> dict[str
     found: dict[str, Value] = {}
     facts = Facts("all")
     pairs = [(want, target[name]) for name, want in pattern.items()]
+    seen: set[tuple[Value, Value]] = set()
     while pairs:
         want, have = pairs.pop()
+        if (want, have) in seen:  # residual connections lead to the same place on many paths
+            continue
+        seen.add((want, have))
         if isinstance(want.op, Parameter):
             if not facts.is_static(have) or want.type != have.type or found.setdefault(want.op.label, have) is not have:
                 return None

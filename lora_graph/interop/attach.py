@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from lora_graph.interop.batchnorm import unfold
 from lora_graph.interop.forms import Form
 from lora_graph.interop.modules import Found, Modules
 from lora_graph.interop.report import ImportReport, ModuleReport
+from lora_graph.interop.separate import separated
 from lora_graph.interop.tied import untied
 from lora_graph.ir.types import Array
 from lora_graph.layers.layer import Layer
@@ -55,13 +56,18 @@ def adapted_by(model: Layer, path: Path, forms: Mapping[str, Form], base_weights
 
 
 def place(
-    model: Layer, path: Path, forms: Mapping[str, Form], base_weights: Mapping[str, Array]
+    model: Layer,
+    path: Path,
+    forms: Mapping[str, Form],
+    base_weights: Mapping[str, Array],
+    replaced: Collection[str] = (),
 ) -> tuple[AdaptedModel, list[Placed]]:
     """An adapted model without an adapter yet, whose base has the weights that ``forms`` were made for.
 
-    LoadError naming file and tensor for a module that is not exactly one weight of a fitting shape.
+    No other module has a part in these, nor in the parameters named in ``replaced``. LoadError naming file and tensor
+    for a module that is not exactly one weight of a fitting shape.
     """
-    model = untied(model)
+    model = separated(untied(model), {*replaced, *(f"{module}.weight" for module in forms)})
     before = Modules(model, base_weights)
     found = _find_all(path, before, forms)
     base, notes = unfold(model, path, before, found)

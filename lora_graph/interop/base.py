@@ -13,6 +13,7 @@ from lora_graph.errors import LoadError
 from lora_graph.interop.batchnorm import is_folded
 from lora_graph.interop.modules import KINDS, Modules, Weight, parameter_of
 from lora_graph.interop.report import ModuleReport
+from lora_graph.interop.separate import scopes_of
 from lora_graph.ir.types import Array, show
 
 
@@ -38,13 +39,15 @@ def replace_base(
     of ``own``, those that got parameters of their own. What has the values it had is left as it is.
     """
     state = adapted.base.state
-    folded = _folded(modules)
+    folded, scopes = _folded(modules), scopes_of(adapted.base.to_graph())
     changed: dict[str, Array] = {}
     reports = []
     for name, (tensor, array) in given.items():
         found = _locate(name, array, modules, state)
         if found is None:
             raise LoadError(f"{path}: {tensor} has no place in the model: it has no parameter of that name")
+        if len(scopes.get(found.label, ())) > 1:
+            raise LoadError(f"{path}: {tensor} cannot replace {found.label}, which is in several modules' use")
         if found.label in folded:
             raise LoadError(f"{path}: {tensor} cannot replace {found.label}, into which a BatchNorm was folded")
         old = state[found.label]

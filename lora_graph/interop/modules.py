@@ -7,6 +7,7 @@ they have to lead to exactly one parameter of a fitting kind.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -36,7 +37,7 @@ class Weight:
     rules: tuple[str, ...]
     """What the exporter did to these nodes."""
     bias: str
-    """The parameter that is added to its product, "" where there is none."""
+    """The parameter that is added to its product, "" where there is none or it is beside other weights, too."""
     array: Array
 
     @property
@@ -158,9 +159,11 @@ def weights_of(model: Layer) -> Iterator[Weight]:
             beside = _label(value.operands[2]) if isinstance(value.op, Conv) and len(value.operands) > 2 else ""
             biases.setdefault(label, beside or added.get(value, ""))
     state = model.state
+    beside_several = {label for label, number in Counter(biases.values()).items() if number > 1}
     for target in targets(model):
-        name = target.name
-        yield Weight(target, tuple(scopes[name]), tuple(rules[name]), biases[name], state[name])
+        name, bias = target.name, biases[target.name]
+        own = "" if bias in beside_several else bias
+        yield Weight(target, tuple(scopes[name]), tuple(rules[name]), own, state[name])
 
 
 def _added(graph: Graph) -> dict[Value, str]:

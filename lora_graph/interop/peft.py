@@ -50,7 +50,7 @@ def load_peft(
     keys = sort_keys(file, read_tensors(file, model.dtype))
     found = {module: _form(module, tensors, config) for module, tensors in keys.adapters.items()}
     given = base_arrays(base_weights, model.dtype)
-    adapted, placed = place(model, file, found, given)
+    adapted, placed = place(model, file, found, given, keys.base)
     if config.residual:
         adapted.replace_base(_residuals(folder, config, placed), trainable=False)
     replaced = replace_base(adapted, file, Modules(adapted.base, given), keys.base, config.modules_to_save)

@@ -295,3 +295,22 @@ def test_an_embedding_of_sequences_of_one_length(family: str) -> None:
     model = lg.adapt(Rows(), family, targets="table", rank=2, rng=0, **options)
     assert model.eval().forward(np.zeros((3, 5), np.int64)).shape == (3, 5, 4)
     assert lg.Session(lg.export_onnx(model)).run(np.zeros((3, 5), np.int64)).shape == (3, 5, 4)
+
+
+class Residual(lg.Layer):
+    """h + tanh(h W), many times over: there are 2ⁿ paths from the output to the input."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__(input_shape=(4,), output_shape=(4,))
+        self.layers = [self.add_child(f"l{i}", lg.DenseLayer(4, 4, rng=i)) for i in range(depth)]
+
+    def build(self, ctx: lg.Context, x: lg.Value) -> lg.Value:
+        for layer in self.layers:
+            x = x + lg.ops.tanh(ctx.call(layer, x))
+        return x
+
+
+def test_merging_follows_each_path_of_a_residual_network_once(rng: np.random.Generator) -> None:
+    model = filled(lg.adapt(Residual(48), targets="l0", rank=2, rng=0), rng).eval()
+    x = rng.normal(size=(3, 4)).astype(np.float32)
+    np.testing.assert_allclose(model.merge_to_base().eval().forward(x), model.forward(x), atol=1e-4)

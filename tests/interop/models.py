@@ -153,3 +153,38 @@ def product(tensors: Arrays, module: str) -> np.ndarray:
     """up @ down of :func:`pair`, as the module's weight lies."""
     a, b = (tensors[f"{module}.{name}.weight"].astype(np.float64) for name in ("lora_A", "lora_B"))
     return (b.reshape(len(b), -1) @ a.reshape(len(a), -1)).reshape(len(b), *a.shape[1:])
+
+
+# -- what the TorchScript exporter holds to be the same ---------------------------------------------------------------
+
+ALIKE = ("first", "second")
+
+
+def alike(w: Arrays) -> lg.Layer:
+    """Two blocks norm → product + bias with equal numbers, each array of which is in the file once."""
+    nodes, source = [], "x"
+    for name in ALIKE:
+        n, m, y = (f"{name}_{part}" for part in "nmy")
+        nodes += [
+            helper.make_node("LayerNormalization", [source, "first.norm.weight", "first.norm.bias"], [n],
+                             f"/{name}/norm/LayerNormalization", axis=-1),
+            helper.make_node("MatMul", [n, "onnx::MatMul_9"], [m], f"/{name}/fc/MatMul"),
+            helper.make_node("Add", ["first.norm.bias", m], [y], f"/{name}/fc/Add"),
+        ]  # fmt: skip
+        source = y
+    nodes.append(helper.make_node("Identity", [source], ["y"]))
+    stored = {
+        "first.norm.weight": w["norm.weight"],
+        "first.norm.bias": w["norm.bias"],
+        "onnx::MatMul_9": w["fc.weight"].T,
+    }
+    return model(nodes, stored, ("batch", 4), ("batch", 4))
+
+
+def run_alike(blocks: list[Arrays], x: np.ndarray) -> np.ndarray:
+    """Of each block its own arrays; the bias of the product starts as that of the norm."""
+    h = x.astype(np.float64)
+    for w in blocks:
+        h = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-5)
+        h = (h * w["norm.weight"] + w["norm.bias"]) @ w["fc.weight"].astype(np.float64).T + w["fc.bias"]
+    return h
