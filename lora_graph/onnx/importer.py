@@ -63,7 +63,7 @@ class _Importer:
     def run(self) -> Imported:
         overridable = {item.name: item for item in self._graph.input}
         for tensor in self._graph.initializer:
-            self._known.arrays[tensor.name] = read_tensor(tensor, self._opened.folder, self._opened.label)
+            self._known.arrays[tensor.name] = self._array(tensor)
             self._known.values[tensor.name] = self._initializer(tensor.name, overridable.get(tensor.name))
         inputs = []
         for item in self._graph.input:
@@ -75,7 +75,7 @@ class _Importer:
         outputs = {item.name: self._output(item) for item in self._graph.output}
         graph = Graph(tuple(inputs), outputs, self._notes, self._graph.name or "graph")
         self._check_adapters()
-        state = {name: self._owned(self._known.arrays[name]) for name in graph.parameters}
+        state = {name: self._known.arrays[name] for name in graph.parameters}
         metadata = {key: text for key, text in self._metadata.items() if key != PARAMETERS}
         return Imported(graph, state, metadata)
 
@@ -111,8 +111,12 @@ class _Importer:
             return parameter(name, array.dtype, shape, self._trainable[name])
         return self._known.leaf(name, array, trainable=not self._is_own and array.dtype.kind == "f" and array.ndim > 0)
 
-    def _owned(self, array: Array) -> Array:
-        """An array that the caller may write to: its own copy, unless it is mapped copy-on-write already."""
+    def _array(self, tensor: onnx.TensorProto) -> Array:
+        """An array that the caller may write to: a copy, unless it is mapped copy-on-write already.
+
+        It is copied at once, so that one tensor at a time is in memory as bytes, too.
+        """
+        array = read_tensor(tensor, self._opened.folder, self._opened.label)
         return array if array.flags.writeable else array.copy()
 
     def _input(self, item: onnx.ValueInfoProto) -> Value:
