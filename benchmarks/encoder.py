@@ -109,6 +109,6 @@ def torch_step(adapter: Path, inputs: Mapping[str, Array], target: Array) -> Cal
         loss = torch.nn.functional.mse_loss(model(**tensors).last_hidden_state, wanted)
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return float(loss.item())
 
     return step
