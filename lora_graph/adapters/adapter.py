@@ -218,8 +218,13 @@ class Adapter(Scaled, Layer):
         y = ctx.call(self.base_layer, x)
         if self.site == "weight":
             return inject(ctx, x, y, {weight: [change] for weight, change in self.changes(ctx).items()})
-        ((name, branch),) = self.branches.items()
-        return y + self.delta(ctx, name, branch, self.base_layer.bypass_input(x))
+        for name, branch in self.branches.items():
+            y = y + self.delta(ctx, name, branch, self.base_layer.bypass_input(x))
+        return y
+
+    def clear(self) -> None:
+        """Take all branches out: what is left computes what the base does."""
+        self._sites, self._children = {}, {"base": self.base_layer}
 
     def at(self, names: Collection[str]) -> Self:
         """This adapter with some of its branches only, which it shares."""

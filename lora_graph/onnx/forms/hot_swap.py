@@ -11,12 +11,11 @@ from lora_graph.adapters.pair import LowRankPair
 from lora_graph.ir import dims
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.leaves import Input, Parameter
-from lora_graph.ir.types import Array, TensorType
+from lora_graph.ir.types import Array, TensorType, type_of
 from lora_graph.ir.value import Value, apply
 from lora_graph.layers.layer import Layer
 from lora_graph.onnx.forms.deployment import Deployment
-from lora_graph.onnx.forms.neutral import obstacle
-from lora_graph.onnx.forms.slots import InputShape, Prepared, Slot, adapters, prepare, symbolic, template
+from lora_graph.onnx.forms.slots import InputShape, Prepared, Slot, adapters, prepare, require_base, symbolic, template
 from lora_graph.rewrite.pipeline import optimize_graph
 
 
@@ -26,18 +25,20 @@ def hot_swap(layer: Layer, input_shape: InputShape) -> Deployment:
     By default it computes exactly what the base does; up to rounding where adapters change a weight itself (those of
     recurrent layers, or LoKr at a convolution), for ONNX Runtime has other kernels for weights that are not constant.
     """
-    prepared = prepare(template(layer), input_shape)
+    model = template(layer)
+    prepared = prepare(model, input_shape)
     leaves = {name: apply(Parameter(name, kind, False)) for name, kind in _types(prepared).items()}
-    graph = _finished(prepared, leaves)
+    graph = _finished(model, prepared, input_shape, leaves)
     names = tuple(leaves)
     return Deployment(graph, prepared.state | _defaults(prepared), names, names)
 
 
 def web(layer: Layer, input_shape: InputShape) -> Deployment:
     """As ``hot_swap``, with the matrices as required inputs, of rank 0 or more."""
-    prepared = prepare(template(layer), input_shape)
+    model = template(layer)
+    prepared = prepare(model, input_shape)
     leaves = {name: apply(Input(name, kind)) for name, kind in _types(prepared).items()}
-    return Deployment(_finished(prepared, leaves), prepared.state, tuple(leaves))
+    return Deployment(_finished(model, prepared, input_shape, leaves), prepared.state, tuple(leaves))
 
 
 def swapped(layer: Layer, name: str | None) -> dict[str, Array]:
@@ -49,12 +50,14 @@ def swapped(layer: Layer, name: str | None) -> dict[str, Array]:
     if name is None and len(available) != 1:
         raise ValueError(f"name must say which adapter is meant: {', '.join(available) or 'none takes part'}")
     chosen = next(iter(available)) if name is None else checks.choice("name", name, list(available))
-    found = _defaults(prepare(template(layer)))
+    prepared = prepare(template(layer))
+    types, binding = _types(prepared), {}  # type: tuple[dict[str, TensorType], dict[str, int]]
     arrays = prepare(available[chosen]).arrays()
     for label, array in arrays.items():
-        if found[label].ndim != array.ndim or found[label].dtype != array.dtype:
-            raise ValueError(f"adapter {chosen!r}: {label} is {array.dtype}{list(array.shape)}, which fits no slot")
-    return found | arrays
+        wanted = types.get(label)
+        if wanted is None or wanted.dtype != array.dtype or not dims.fits(wanted.shape, array.shape, binding):
+            raise ValueError(f"adapter {chosen!r}: {label} is {type_of(array)}, the model that is for all has {wanted}")
+    return _defaults(prepared) | arrays
 
 
 def _types(prepared: Prepared) -> dict[str, TensorType]:
@@ -66,16 +69,9 @@ def _types(prepared: Prepared) -> dict[str, TensorType]:
     return found
 
 
-def _finished(prepared: Prepared, leaves: dict[str, Value]) -> Graph:
-    """The graph with ``leaves`` for the parameters of slots; ValueError if zeros there would not leave the base."""
+def _finished(layer: Layer, prepared: Prepared, input_shape: InputShape, leaves: dict[str, Value]) -> Graph:
+    require_base(layer, prepared, input_shape)
     graph = symbolic(prepared, leaves)
-    at = obstacle(graph, leaves.values())
-    if at is not None:
-        kinds = ", ".join(dict.fromkeys(slot.adapter.layer_name for slot in prepared.slots))
-        raise ValueError(
-            f"this form starts from the base alone, but what {kinds} gives where all is zero goes through "
-            f"{at.op.name} {at.result_type}, which need not leave the base as it is"
-        )
     inputs = [leaf for leaf in leaves.values() if isinstance(leaf.op, Input)]
     return optimize_graph(replace(graph, inputs=(*graph.inputs, *inputs)), "finish").graph
 

@@ -20,7 +20,8 @@ from lora_graph.ir.value import Value, apply
 from lora_graph.layers.layer import Layer
 from lora_graph.onnx.forms.deployment import Deployment
 from lora_graph.onnx.forms.describe import describe_adapters, without_parameters
-from lora_graph.onnx.forms.slots import InputShape, Prepared, Slot, adapters, prepare, template
+from lora_graph.onnx.forms.ranks import rank_of
+from lora_graph.onnx.forms.slots import InputShape, Prepared, Slot, adapters, prepare, require_base, template
 from lora_graph.onnx.forms.stacks import Columns, Layout, Rows, Stack
 from lora_graph.ops.convolution import Conv
 from lora_graph.ops.functions import less
@@ -72,7 +73,9 @@ def stacked(layer: Layer, name: str | None, layout: str | None = None) -> dict[s
 
 
 def _stacks(layer: Layer, input_shape: InputShape) -> tuple[Prepared, list[Stack]]:
-    prepared = prepare(template(layer), input_shape)
+    model = template(layer)
+    prepared = prepare(model, input_shape)
+    require_base(model, prepared, input_shape)
     own = [prepare(alone, input_shape).arrays() for alone in adapters(layer).values()]
     return prepared, [_stack(slot, prepared, own) for slot in prepared.slots]
 
@@ -81,6 +84,8 @@ def _stack(slot: Slot, prepared: Prepared, own: list[dict[str, Array]]) -> Stack
     """ValueError where the branch is no pair, or does not stand beside one sample a row."""
     if not isinstance(slot.branch, LowRankPair):
         raise ValueError(f"{slot.path}: adapters of the family {slot.adapter.family} have no rank to stack them by")
+    if [*slot.parameters] != ["A", "B"]:
+        raise ValueError(f"{slot.path} has {', '.join(slot.parameters)}, and only pairs of A and B can be stacked")
     leaves = {own: prepared.leaf(slot, own) for own in slot.parameters}
     inner, outer = (tuple(v for v in prepared.graph.values if leaf in v.operands) for leaf in leaves.values())
     for value in inner:
@@ -89,11 +94,18 @@ def _stack(slot: Slot, prepared: Prepared, own: list[dict[str, Array]]) -> Stack
                 f"{slot.path}: what A gives is {value.type}, which is not one sample a row, so samples cannot have "
                 "adapters of their own there"
             )
-    has_branch = slot.parameters["A"]
-    arrays = [
-        {key: every[name] for key, name in slot.parameters.items()} if has_branch in every else None for every in own
-    ]
-    return Stack(slot, leaves, inner, outer, tuple(arrays))
+    return Stack(slot, leaves, inner, outer, tuple(_own(slot, arrays) for arrays in own))
+
+
+def _own(slot: Slot, arrays: dict[str, Array]) -> dict[str, Array] | None:
+    """What an adapter has in ``slot``, None for nothing; ValueError where it is a pair of another kind."""
+    found = {own: arrays[name] for own, name in slot.parameters.items() if name in arrays}
+    if not found:
+        return None
+    shapes = {own: array.shape for own, array in found.items()}
+    if shapes.keys() != slot.parameters.keys() or slot.shapes(rank_of(slot, found)) != shapes:
+        raise ValueError(f"{slot.name} is of another kind in one adapter than in others: {shapes}")
+    return found
 
 
 def _batch(prepared: Prepared) -> dims.Dim:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from lora_graph.adapters.adapted import DEFAULT, AdaptedModel
+from lora_graph.adapters.adapted import DEFAULT, AdaptedModel, sharing_copy
 from lora_graph.adapters.adapter import Adapter
 from lora_graph.adapters.files import BASE, fingerprint
 from lora_graph.adapters.pair import LowRankPair
@@ -18,6 +18,7 @@ from lora_graph.ir.types import Array, TensorType
 from lora_graph.ir.value import Value, apply
 from lora_graph.layers.interface import Axes
 from lora_graph.layers.layer import Layer
+from lora_graph.onnx.forms.neutral import without
 from lora_graph.rewrite.fold import exchanged
 from lora_graph.rewrite.pipeline import optimize_graph
 
@@ -121,13 +122,38 @@ def prepare(layer: Layer, input_shape: InputShape = None) -> Prepared:
     slots = find_slots(layer)
     optimized = optimize_graph(layer.to_graph(input_shape), "prepare")
     names = {f"{slot.path}.{own}": name for slot in slots for own, name in slot.parameters.items()}
-    if isinstance(layer, AdaptedModel):
-        names = {label: label.removeprefix(BASE) for label in optimized.graph.parameters} | names
-    graph = exchanged(optimized.graph, {leaf: _renamed(leaf, names) for leaf in optimized.graph.parameters.values()})
-    state = {names.get(label, label): array for label, array in optimized.state(layer.state).items()}
+    graph = _in_file(layer, optimized.graph, names)
+    arrays = optimized.state(layer.state).values()  # in the order of the parameters
+    state = dict(zip(graph.parameters, arrays, strict=True))
     for slot in slots:
         _check(slot, graph)
     return Prepared(graph, state, slots)
+
+
+def cleared(layer: Layer) -> Layer:
+    """A copy of ``layer``, sharing its arrays, whose adapters do nothing."""
+    twin = sharing_copy(layer)
+    for part in twin.places():
+        if isinstance(part, Adapter):
+            part.clear()
+    return twin
+
+
+def bare(layer: Layer, input_shape: InputShape = None) -> Graph:
+    """The graph of ``layer`` without its adapters, prepared and with names alike."""
+    twin = cleared(layer)
+    return _in_file(twin, optimize_graph(twin.to_graph(input_shape), "prepare").graph, {})
+
+
+def require_base(layer: Layer, prepared: Prepared, input_shape: InputShape) -> None:
+    """ValueError if zeros in all slots would not leave the base."""
+    leaves = [prepared.leaf(slot, own) for slot in prepared.slots for own in slot.parameters]
+    if without(prepared.graph, leaves).outputs != bare(layer, input_shape).outputs:
+        kinds = ", ".join(dict.fromkeys(slot.adapter.layer_name for slot in prepared.slots))
+        raise ValueError(
+            f"this form starts from the base alone, which {kinds} does not leave as it is where all its parameters "
+            "are zero; export form='parallel' or 'merged'"
+        )
 
 
 def symbolic(prepared: Prepared, kinds: Mapping[str, Value]) -> Graph:
@@ -141,6 +167,13 @@ def base_fingerprint(layer: Layer) -> str:
         return fingerprint(layer.base.state)
     own = {f"{slot.path}.{name}" for slot in _slots(layer) for name in slot.parameters}
     return fingerprint({label: array for label, array in layer.state.items() if label not in own})
+
+
+def _in_file(layer: Layer, graph: Graph, names: Mapping[str, str]) -> Graph:
+    """``graph`` with other names for parameters; those of an adapted model's base are what they are there."""
+    if isinstance(layer, AdaptedModel):
+        names = {label: label.removeprefix(BASE) for label in graph.parameters} | dict(names)
+    return exchanged(graph, {leaf: _renamed(leaf, names) for leaf in graph.parameters.values()})
 
 
 def _renamed(leaf: Value, names: Mapping[str, str]) -> Value:

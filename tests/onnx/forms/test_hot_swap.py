@@ -126,7 +126,7 @@ class Exponential(lg.Adapter):
 
 def test_a_family_whose_zeros_change_the_base_is_refused(rng: np.random.Generator) -> None:
     layer = Exponential(lg.DenseLayer(5, 4, rng=rng), 2)
-    with pytest.raises(ValueError, match="what Exponential gives where all is zero goes through Exp"):
+    with pytest.raises(ValueError, match="which Exponential does not leave as it is where all its parameters are zero"):
         lg.export_onnx(layer, form="hot-swap")
 
 

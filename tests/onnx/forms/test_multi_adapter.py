@@ -12,7 +12,7 @@ import pytest
 import lora_graph as lg
 from lora_graph.errors import LoadError
 from lora_graph.onnx.forms.multi_adapter import ORDER
-from tests.onnx.forms.models import BASES, adapted, dense, numbers, randomized
+from tests.onnx.forms.models import BASES, adapted, convolutional, dense, numbers, randomized
 
 TOLERANCE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -136,3 +136,16 @@ def test_what_has_no_rank_or_no_samples_is_refused(rng: np.random.Generator) -> 
         lg.export_onnx(recurrent, form="multi-adapter")
     with pytest.raises(ValueError, match=r"layout must be one of columns, rows, got 'diagonal'"):
         lg.export_onnx(several(dense(rng), rng), form="multi-adapter", layout="diagonal")
+
+
+def test_pairs_of_different_kinds_at_one_weight_are_refused(rng: np.random.Generator, tmp_path: Path) -> None:
+    model = lg.AdaptedModel(convolutional(rng, 2))
+    model.add_adapter("grouped", targets="0.weight", rank=2, rng=rng)
+    model.add_adapter("dense", targets="0.weight", rank=2, dense=True, rng=rng)
+    with pytest.raises(ValueError, match=r"0\.weight\.lora is of another kind in one adapter than in others"):
+        lg.export_onnx(model, form="multi-adapter")
+    with pytest.raises(ValueError, match=r"adapter 'dense': 0\.weight\.lora\.A is .*, the model that is for all has"):
+        lg.export_adapter(model, tmp_path / "dense.onnx_adapter", "dense")
+    biased = lg.adapt(lg.DenseLayer(12, 9, rng=rng), rank=2, bias=True, rng=rng)
+    with pytest.raises(ValueError, match="has A, B, bias, and only pairs of A and B can be stacked"):
+        lg.export_onnx(biased, form="multi-adapter")

@@ -67,3 +67,17 @@ class Exponential(lg.Adapter):
 def test_a_family_that_no_weight_scales_is_refused(rng: np.random.Generator) -> None:
     with pytest.raises(ValueError, match="linear in no parameter"):
         lg.export_onnx(Exponential(lg.DenseLayer(5, 4, rng=rng), 2), form="weighted")
+
+
+def test_a_bias_beside_b_is_scaled_as_well(rng: np.random.Generator) -> None:
+    base = lg.DenseLayer(12, 9, rng=rng)
+    model = randomized(lg.adapt(base, rank=2, bias=True, rng=rng), rng)
+    x = numbers(rng, 4)
+    half = lg.Session(lg.export_onnx(model, form="weighted")).run({"x": x, "default.weight": 0.5})
+    np.testing.assert_allclose(half, (base.forward(x) + model.forward(x)) / 2, rtol=1e-5, atol=1e-5)
+
+
+def test_a_family_that_scales_its_base_is_refused(rng: np.random.Generator) -> None:
+    model = randomized(lg.adapt(lg.DenseLayer(12, 9, rng=rng), "dora", rank=2, rng=rng), rng)
+    with pytest.raises(ValueError, match="adapter 'default' does more than to add"):
+        lg.export_onnx(model, form="weighted")
