@@ -65,7 +65,7 @@ class Signature:
         known: dict[Value, Any] = {port.leaf: array for port, array in zip(self.ports, arrays, strict=True)}
         for value in topological([n for _, n in self._computed], stop=known.__contains__):
             known[value] = value.op.evaluate(*[known[operand] for operand in value.operands])
-        return tuple((name, int(known[n])) for name, n in self._computed)
+        return tuple((name, int(known[n].item())) for name, n in self._computed)
 
     def bind(self, arrays: Sequence[Array], fixed: Sequence[tuple[Port, Array]] = ()) -> Binding:
         """The sizes of the named dimensions, given the arrays of all ports; ValueError where shapes do not fit.

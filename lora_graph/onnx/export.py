@@ -17,6 +17,7 @@ from lora_graph.layers.weights import save_weights
 from lora_graph.onnx.adapter_file import AdapterFile, model_version
 from lora_graph.onnx.forms import form_of
 from lora_graph.onnx.forms.deployment import FINGERPRINT
+from lora_graph.onnx.forms.half import half_of, halved
 from lora_graph.onnx.forms.slots import base_fingerprint
 from lora_graph.onnx.importer import read_model
 from lora_graph.onnx.model import lower
@@ -31,6 +32,7 @@ def export_onnx(
     form: str = "parallel",
     opset: int = 21,
     input_shape: Axes | Mapping[str, Axes] | None = None,
+    dtype: str | None = None,
     **options: Any,
 ) -> onnx.ModelProto:
     """The evaluation graph of ``layer`` as an ONNX model, written to ``path`` if that is given.
@@ -50,6 +52,9 @@ def export_onnx(
       default the one that costs less. ``"weighted"`` adds all of them up, each times the value of ``<name>.weight``,
       which is 1 unless it is given.
 
+    ``dtype="float16"`` stores the weights of a float32 model in half the size and multiplies them so; inputs, outputs
+    and what would suffer keep float32. Its adapter files are to be written with the same ``dtype``.
+
     The batch dimension stays symbolic. The opset is 21 to 26. Weights over 1 GiB go to external data beside ``path``;
     without a path more than 2 GB are a ValueError.
     """
@@ -57,7 +62,10 @@ def export_onnx(
         raise TypeError(f"layer must be a Layer, got {layer!r}")
     chosen = form_of(form)
     checks.integer("opset", opset)
+    is_half = _is_half(dtype)
     made = chosen.deploy(layer, input_shape, **options)
+    if is_half:
+        made = halved(made)
     metadata = made.metadata(form, base_fingerprint(layer) if made.slots else "")
     how: dict[str, Any] = {"opset": opset, "metadata": metadata, "overridable": made.overridable}
     if path is None:
@@ -66,7 +74,13 @@ def export_onnx(
 
 
 def export_adapter(
-    layer: Layer, path: str | os.PathLike[str], name: str | None = None, *, form: str = "hot-swap", **options: Any
+    layer: Layer,
+    path: str | os.PathLike[str],
+    name: str | None = None,
+    *,
+    form: str = "hot-swap",
+    dtype: str | None = None,
+    **options: Any,
 ) -> None:
     """Write an adapter of ``layer`` to a file for the model that ``export_onnx(layer, form=form)`` writes.
 
@@ -82,7 +96,10 @@ def export_adapter(
     chosen = form_of(form)
     if chosen.adapter is None:
         raise ValueError(f"a model of the form {form!r} takes no adapter files")
+    is_half = _is_half(dtype)
     arrays = chosen.adapter(layer, name, **options)
+    if is_half:
+        arrays = {label: half_of(label, array) for label, array in arrays.items()}
     fingerprint = base_fingerprint(layer)
     if Path(path).suffix == ".safetensors":
         save_weights(arrays, Path(path), {FINGERPRINT: fingerprint})
@@ -97,3 +114,7 @@ def load_onnx(source: ModelSource) -> ImportedLayer:
     """
     imported = read_model(source)
     return ImportedLayer(imported.graph, imported.state, imported.metadata)
+
+
+def _is_half(dtype: str | None) -> bool:
+    return dtype is not None and checks.choice("dtype", dtype, ["float16"]) == "float16"

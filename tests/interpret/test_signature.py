@@ -103,17 +103,17 @@ def test_parameters_may_bind_dimensions(rng):
 
 
 def test_the_length_of_a_slice_can_be_computed_from_inputs():
-    x, n, m = ops.input("x", "float32", ("batch", 4)), ops.input("n", "int64"), ops.input("m", "int64")
+    x, n, m = ops.input("x", "float32", ("batch", 4)), ops.input("n", "int64", (1,)), ops.input("m", "int64", (1,))
     first = ops.slice_to(x, ops.clip(n, 0, 3), dim("length"), 1)
     array = np.arange(8, dtype=np.float32).reshape(2, 4)
     program = compile_graph(Graph((x, n), {"y": first * 2.0}))
     for given, taken in ((0, 0), (2, 2), (9, 3), (2, 2)):
-        np.testing.assert_array_equal(program.run({"x": array, "n": given}, {})["y"], 2 * array[:, :taken])
+        np.testing.assert_array_equal(program.run({"x": array, "n": [given]}, {})["y"], 2 * array[:, :taken])
     both = compile_graph(Graph((x, n, m), {"y": first, "z": ops.slice_to(x, m, dim("length"), 1)}))
-    assert both.run({"x": array, "n": 2, "m": 2}, {})["z"].shape == (2, 2)
+    assert both.run({"x": array, "n": [2], "m": [2]}, {})["z"].shape == (2, 2)
     with pytest.raises(ValueError, match="slices to a computed length have length as 1 and as 2"):
-        both.run({"x": array, "n": 2, "m": 1}, {})
+        both.run({"x": array, "n": [2], "m": [1]}, {})
     clash = compile_graph(Graph((x, n), {"y": ops.slice_to(x, n, dim("batch"), 1)}))
-    assert clash.run({"x": array, "n": 2}, {})["y"].shape == (2, 2)
+    assert clash.run({"x": array, "n": [2]}, {})["y"].shape == (2, 2)
     with pytest.raises(ValueError, match="batch is 2 but 3 in a slice to a computed length"):
-        clash.run({"x": array, "n": 3}, {})
+        clash.run({"x": array, "n": [3]}, {})

@@ -50,7 +50,7 @@ def dynamic_rank(layer: Layer, input_shape: InputShape) -> Deployment:
     for slot in slots:
         path = slot.path.rpartition(".")[0]
         if path not in taken:
-            taken[path] = _taken(_dylora(slot), path, wanted, state), dims.dim(f"rank_{len(taken)}")
+            taken[path] = _taken(_dylora(slot), path, wanted, state).reshape(1), dims.dim(f"rank_{len(taken)}")
         for own in slot.parameters:
             leaf = optimized.graph.parameters[f"{slot.path}.{own}"]
             cuts[leaf] = _cut(slot, own, leaf, *taken[path])
