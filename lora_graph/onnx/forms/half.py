@@ -36,7 +36,7 @@ MOVED = frozenset(
         *("Slice", "SliceTo", "Concat", "Pad"),
     )
 )
-"""What moves numbers in float16 where that is what somebody computes with."""
+"""What moves numbers in the precision that they have."""
 
 BOUNDED = frozenset(OPS[name] for name in ("Softmax", "LogSoftmax", "Sigmoid", "Tanh", "Clip"))
 """Ops after which a number beyond the range of float16 is within it."""
@@ -75,7 +75,10 @@ class _Conversion:
         self._graph = graph
         self._short, self._long = short, long
         self._wide = _wide(graph, state)
-        self._wanted = self._wanted_short()
+        self._wanted: set[Value] = set()
+        for value in reversed(graph.values):
+            if type(value.op) in COMPUTED or (type(value.op) in MOVED and value in self._wanted):
+                self._wanted.update(value.operands if value not in self._wide else ())
         self._new: dict[Value, Value] = {}
 
     def run(self) -> Graph:
@@ -100,17 +103,11 @@ class _Conversion:
         return apply(op, *(self._as(operand, kind) for operand in value.operands))
 
     def _is_short(self, value: Value) -> bool:
-        is_asked = type(value.op) in COMPUTED or (type(value.op) in MOVED and value in self._wanted)
-        return is_asked and value not in self._wide
-
-    def _wanted_short(self) -> set[Value]:
-        """What is an operand of something in float16, be it through what only moves it."""
-        found: set[Value] = set()
-        self._wanted = found
-        for value in reversed(self._graph.values):
-            if self._is_short(value):
-                found.update(value.operands)
-        return found
+        """Whether ``value`` is computed in float16; what is moved keeps the precision that it has."""
+        if type(value.op) in MOVED:
+            floats = [self._new[operand].dtype for operand in value.operands if operand.dtype == FLOAT]
+            return all(kind == SHORT for kind in floats)
+        return type(value.op) in COMPUTED and value not in self._wide
 
     def _as(self, value: Value, kind: np.dtype[np.floating]) -> Value:
         """``value`` in the precision ``kind``, if it is of floats at all."""
