@@ -59,13 +59,19 @@ FORMS = ("merged", "parallel", "hot-swap", "web", "dynamic-rank", "multi-adapter
     show_default=True,
     help="Adapters folded into their base; beside it; or in files of their own (see docs/deploy.md).",
 )
-@click.option("--adapter-only", is_flag=True, help="Write only the adapter file of a form that takes such files.")
+@click.option("--adapter-only", is_flag=True, help="Write only the adapter files of a form that takes such files.")
+@click.option(
+    "--dtype", type=click.Choice(["float16"]), help="Weights of half the size; inputs and outputs stay float32."
+)
 @click.option("--opset", type=int, default=21, show_default=True, help="ONNX opset, 21 to 26.")
 @AS_JSON
-def export(model: Path, output: Path, form: str, adapter_only: bool, opset: int, as_json: bool) -> None:
+def export(
+    model: Path, output: Path, form: str, adapter_only: bool, dtype: str | None, opset: int, as_json: bool
+) -> None:
     """Write MODEL, an ONNX file or a run, anew: with its adapters merged into their base, beside it, or apart.
 
-    For a form that takes adapter files, that of the run is written as well, beside the model (MODEL.onnx_adapter).
+    For a form that takes adapter files, those of the run are written as well: OUTPUT with the suffix .onnx_adapter (or
+    .safetensors), before which the name of the adapter stands where the run has several.
     """
     import lora_graph as lg
     from lora_graph.cli import runs
@@ -79,24 +85,27 @@ def export(model: Path, output: Path, form: str, adapter_only: bool, opset: int,
         raise ValueError(f"{model}: its adapters are merged, and cannot be taken out again; use --form merged")
     adapters = [f"{a['path'] or 'model'}: {a['family']} rank {a['exported_rank']}" for a in describe_adapters(layer)]
     facts: dict[str, Any] = {"file": str(output), "form": form, "opset": opset, "adapters": adapters}
-    suffix = form_of(form).suffix
-    if adapter_only and not suffix:
+    chosen = form_of(form)
+    if adapter_only and not chosen.suffix:
         raise ValueError(f"--adapter-only: a model of the form {form} takes no adapter files")
     if not adapter_only:
-        written = lg.export_onnx(layer, output, form=form, opset=opset)
+        written = lg.export_onnx(layer, output, form=form, opset=opset, dtype=dtype)
         facts |= {"nodes": len(written.graph.node), "bytes": output.stat().st_size}
-    if suffix:
-        beside = output if adapter_only else output.with_suffix(suffix)
-        lg.export_adapter(layer, beside, form=form)
-        facts |= {"adapter_file": str(beside), "adapter_bytes": beside.stat().st_size}
+    beside = output if adapter_only else output.with_suffix(chosen.suffix or output.suffix)
+    names = chosen.files(layer)
+    files = {beside if name is None else beside.with_suffix(f".{name}{beside.suffix}"): name for name in names}
+    for path, name in files.items():
+        lg.export_adapter(layer, path, name, form=form, dtype=dtype)
+    if files:
+        facts["adapter_files"] = {str(path): path.stat().st_size for path in files}
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
     found = ", ".join(adapters) or "no adapters"
     if not adapter_only:
         click.echo(f"{output}: {form}, {facts['nodes']} nodes, {facts['bytes']:,} bytes ({found})")
-    if suffix:
-        click.echo(f"{facts['adapter_file']}: {facts['adapter_bytes']:,} bytes ({found})")
+    for file, size in facts.get("adapter_files", {}).items():
+        click.echo(f"{file}: {size:,} bytes")
 
 
 @click.command(short_help="Run an ONNX file on arrays.")

@@ -12,10 +12,10 @@ from click.testing import CliRunner, Result
 import lora_graph as lg
 from lora_graph.cli import main
 from lora_graph.cli.commands import FORMS as NAMED
-from lora_graph.cli.runs import create, load
+from lora_graph.cli.runs import create, load, save
 from lora_graph.layers.weights import read_safetensors
 from lora_graph.onnx.forms import FORMS
-from tests.onnx.forms.models import adapted, dense, numbers
+from tests.onnx.forms.models import adapted, dense, numbers, randomized
 
 
 def call(*arguments: object) -> Result:
@@ -39,8 +39,7 @@ def test_a_hot_swap_model_and_its_adapter(run: Path, rng: np.random.Generator, t
     assert result.exit_code == 0, result.output
     facts = json.loads(result.output)
     file = tmp_path / "model.onnx_adapter"
-    assert facts["adapter_file"] == str(file)
-    assert facts["adapter_bytes"] == file.stat().st_size
+    assert facts["adapter_files"] == {str(file): file.stat().st_size}
     only = call("export", run, "--form", "hot-swap", "--adapter-only", "-o", tmp_path / "again.onnx_adapter")
     assert only.exit_code == 0, only.output
     assert only.output.startswith(f"{tmp_path / 'again.onnx_adapter'}: ")
@@ -59,6 +58,27 @@ def test_a_web_model_and_its_matrices(run: Path, rng: np.random.Generator, tmp_p
     x = numbers(rng, 4)
     found = lg.Session(tmp_path / "model.onnx").run({"x": x, **read_safetensors(tmp_path / "model.safetensors")})
     np.testing.assert_allclose(found, load(run).eval().forward(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_with_several_adapters(run: Path, rng: np.random.Generator, tmp_path: Path) -> None:
+    model = load(run)
+    model.add_adapter("second", rank=3, rng=rng)
+    randomized(model, rng)
+    save(run, model)
+    result = call("export", run, "--form", "hot-swap", "-o", tmp_path / "model.onnx", "--dtype", "float16")
+    assert result.exit_code == 0, result.output
+    session = lg.Session(tmp_path / "model.onnx")
+    x = numbers(rng, 4)
+    for name in ("default", "second"):
+        assert session.load_adapter(tmp_path / f"model.{name}.onnx_adapter", name) == name
+        model.set_active(name)
+        y = model.forward(x)
+        np.testing.assert_allclose(session.run(x, adapter=name), y, atol=1e-2 * np.abs(y).max())
+    stacked = call("export", run, "--form", "multi-adapter", "-o", tmp_path / "many.onnx", "--json")
+    assert list(json.loads(stacked.output)["adapter_files"]) == [str(tmp_path / "many.onnx_adapter")]
+    np.testing.assert_allclose(
+        lg.Session(tmp_path / "many.onnx").run({"x": x, "adapter": [1] * 4}), y, rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(

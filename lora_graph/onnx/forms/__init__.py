@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from lora_graph import checks
 from lora_graph.ir.types import Array
+from lora_graph.layers.layer import Layer
 from lora_graph.onnx.forms.deployment import Deployment
 from lora_graph.onnx.forms.dynamic_rank import dynamic_rank
 from lora_graph.onnx.forms.hot_swap import hot_swap, swapped, web
 from lora_graph.onnx.forms.multi_adapter import multi_adapter, stacked
 from lora_graph.onnx.forms.plain import merged, parallel
+from lora_graph.onnx.forms.slots import adapters
 from lora_graph.onnx.forms.weighted import weighted
 
 
@@ -19,12 +21,21 @@ from lora_graph.onnx.forms.weighted import weighted
 class Form:
     """``deploy`` makes the model, ``adapter`` what an adapter file for it holds, where it takes such files.
 
-    ``suffix`` is that of these files: those of ONNX Runtime, or safetensors.
+    ``suffix`` is that of these files: those of ONNX Runtime, or safetensors. ``one_each`` says whether every adapter
+    has a file of its own.
     """
 
     deploy: Callable[..., Deployment]
     adapter: Callable[..., dict[str, Array]] | None = None
     suffix: str = ""
+    one_each: bool = True
+
+    def files(self, layer: Layer) -> list[str | None]:
+        """For each adapter file that there is of ``layer`` its adapter; None for the only one, or for all together."""
+        if not self.suffix:
+            return []
+        names: list[str | None] = [*adapters(layer)]
+        return names if self.one_each and len(names) > 1 else [None]
 
 
 FORMS: dict[str, Form] = {
@@ -33,7 +44,7 @@ FORMS: dict[str, Form] = {
     "hot-swap": Form(hot_swap, swapped, ".onnx_adapter"),
     "web": Form(web, swapped, ".safetensors"),
     "dynamic-rank": Form(dynamic_rank),
-    "multi-adapter": Form(multi_adapter, stacked, ".onnx_adapter"),
+    "multi-adapter": Form(multi_adapter, stacked, ".onnx_adapter", one_each=False),
     "weighted": Form(weighted),
 }
 
