@@ -13,6 +13,7 @@ from lora_graph.ir.graph import Graph, replace
 from lora_graph.ir.leaves import Input
 from lora_graph.ir.types import TensorType
 from lora_graph.ir.value import Value, apply
+from lora_graph.ops.accumulate import AddMatMul
 from lora_graph.ops.attention import Attention
 from lora_graph.ops.convolution import Conv, ConvTranspose
 from lora_graph.ops.einsum import Einsum
@@ -21,7 +22,7 @@ from lora_graph.ops.recurrence import Recurrent
 from lora_graph.ops.shape import inverse
 from lora_graph.train.samples import Samples
 
-PRODUCTS = (MatMul, Gemm, Conv, ConvTranspose, Einsum, Attention, Recurrent)
+PRODUCTS = (MatMul, AddMatMul, Gemm, Conv, ConvTranspose, Einsum, Attention, Recurrent)
 """The ops whose results are worth their memory; everything else is computed again."""
 
 ENDLESS = 2**31 - 1

@@ -47,9 +47,24 @@ def drawn(*shape: int) -> Array:
     return np.random.default_rng(7).standard_normal(shape)
 
 
+class Residual(lg.Layer):
+    """A product that is wider than what it is made of, beside a way around it."""
+
+    def __init__(self) -> None:
+        super().__init__(input_shape=(6,), output_shape=(6,), dtype=np.float64)
+        for number, shape in enumerate([(6, 6), (6, 60), (60, 6)]):
+            self.add_parameter(f"weight{number}", np.random.default_rng(number).standard_normal(shape))
+
+    def build(self, ctx: lg.Context, x: lg.Value) -> lg.Value:
+        around = lg.ops.concat([x.exp()] * 10, -1)
+        h = around + (x @ ctx.param("weight0")).tanh() @ ctx.param("weight1")
+        return h @ ctx.param("weight2")
+
+
 MODELS: dict[str, tuple[Callable[[], lg.Layer], str, dict[str, Any], Any, Array]] = {
     "dense": (perceptron, "4", {}, drawn(COUNT, 6), drawn(COUNT, 6)),
     "dense sequences": (perceptron, "3.*", {}, drawn(COUNT, 3, 6), drawn(COUNT, 3, 6)),
+    "with a way around": (Residual, "weight2", {}, drawn(COUNT, 6), drawn(COUNT, 6)),
     "convolution": (convolutional, "3", {}, drawn(COUNT, 2, 8, 8), drawn(COUNT, 3)),
     "recurrence": (recurrent, "1", {}, drawn(COUNT, 4, 3), drawn(COUNT, 4, 4)),
     "with a mask drawn": (
