@@ -11,12 +11,14 @@ from typing import Any
 
 from lora_graph import checks
 from lora_graph.adapters.adapter import FAMILIES, Adapter
-from lora_graph.adapters.merging import merged_arrays
+from lora_graph.adapters.merging import merged_arrays, merged_layer, untie
 from lora_graph.adapters.site import Change, Site, inject
 from lora_graph.adapters.stored import DEFAULT, Stored
 from lora_graph.adapters.targets import ALL_LINEAR, Patterns, Target, check_matched, choose, matches, targets
+from lora_graph.ir.graph import Graph
 from lora_graph.ir.types import Array, TensorType
 from lora_graph.ir.value import Value
+from lora_graph.layers.imported import ImportedLayer
 from lora_graph.layers.layer import Layer
 from lora_graph.layers.trace import Context
 
@@ -48,6 +50,7 @@ class AdaptedModel(Stored, Layer):
         self._options: dict[str, dict[str, Any]] = {}
         self._active: tuple[str, ...] = ()
         self._originals: dict[str, Array] | None = None
+        self._tied: Graph | None = None
         self._replaced: set[str] = set()
         self.report: Any = None
         """How the modules of another library's file were found, where the adapters came from one."""
@@ -197,8 +200,8 @@ class AdaptedModel(Stored, Layer):
         changes: dict[Value, list[Change]] = {}
         for name in self._active:
             adapter = self._adapters[name]
-            for weight, change in adapter.changes(ctx.of(adapter)).items():
-                changes.setdefault(weight, []).append(change)
+            for weight, added in adapter.changes(ctx.of(adapter)).items():
+                changes.setdefault(weight, []).extend(added)
         return inject(ctx, x, y, changes)
 
     def merge(self) -> None:
@@ -206,16 +209,19 @@ class AdaptedModel(Stored, Layer):
         if self._originals is not None:
             raise RuntimeError("the adapters are merged already")
         merged = merged_arrays(self, self._base)
-        originals = self._base.state
+        originals, tied = self._base.state, untie(self._base, merged)
         self._base.assign(merged)
-        self._originals = originals
+        self._originals, self._tied = originals, tied
 
     def unmerge(self) -> None:
         """Take the adapters out again: the weights of the base are the very arrays from before :meth:`merge`."""
         if self._originals is None:
             raise RuntimeError("the adapters are not merged")
+        if self._tied is not None:
+            assert isinstance(self._base, ImportedLayer)
+            self._base.exchange(self._tied, {})
         self._base.assign(self._originals)
-        self._originals = None
+        self._originals = self._tied = None
 
     @property
     def is_merged(self) -> bool:
@@ -224,10 +230,7 @@ class AdaptedModel(Stored, Layer):
 
     def merge_to_base(self) -> Layer:
         """A layer of the base's class, with arrays of its own, that computes what this model does in evaluation."""
-        layer = copy.deepcopy(self._base)
-        if self._originals is None:
-            layer.assign(merged_arrays(self, self._base))
-        return layer
+        return copy.deepcopy(self._base) if self._originals is not None else merged_layer(self, self._base)
 
     def print_trainable_parameters(self) -> None:
         """Print how many parameters train, of how many."""

@@ -217,7 +217,7 @@ class Adapter(Scaled, Layer):
     def build(self, ctx: Context, x: Any) -> Any:
         y = ctx.call(self.base_layer, x)
         if self.site == "weight":
-            return inject(ctx, x, y, {weight: [change] for weight, change in self.changes(ctx).items()})
+            return inject(ctx, x, y, self.changes(ctx))
         for name, branch in self.branches.items():
             y = y + self.delta(ctx, name, branch, self.base_layer.bypass_input(x))
         return y
@@ -233,16 +233,17 @@ class Adapter(Scaled, Layer):
         part._children = {n: child for n, child in self._children.items() if n in names or n not in self._sites}
         return part
 
-    def changes(self, ctx: Context) -> dict[Value, Change]:
-        """For each weight of the base that is adapted what the branch there does to it."""
-        found: dict[Value, Change] = {}
+    def changes(self, ctx: Context) -> dict[Value, list[Change]]:
+        """For each weight of the base that is adapted what the branches there do to it."""
+        found: dict[Value, list[Change]] = {}
         for name, place in self._sites.items():
             branch, weight = self._children[name], self.weight_at(ctx, name)
             if place.changes_weight:
-                found[weight] = Change(place, partial(self.change, ctx, name, branch))
+                change = Change(place, partial(self.change, ctx, name, branch))
             else:
                 scale = self.scale(ctx, name, branch, weight)
-                found[weight] = Change(place, partial(self.delta, ctx, name, branch), scale)
+                change = Change(place, partial(self.delta, ctx, name, branch), scale)
+            found.setdefault(weight, []).append(change)
         return found
 
     def weight_at(self, ctx: Context, name: str) -> Value:

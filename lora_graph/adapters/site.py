@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as with_fields
 
@@ -46,10 +46,24 @@ class Site:
     owner: Layer | None = None
     weight: str = ""
     label: str = ""
-    """What the parameter is called in the whole layer."""
+    """What the place is called in the whole layer: as the parameter, and where that is used in other ways as well,
+    with the way behind the name."""
     rank: int = 0
     """The rank of the branch here, and its alpha: those of the adapter unless it was told otherwise."""
     alpha: float = 0.0
+
+    def is_at(self, use: Use) -> bool:
+        """Whether ``use`` is one of the weight in the way of this place."""
+        other = use.site(has_pairs=True)
+        ours, theirs = [(s.in_features, s.out_features, s.kernel, s.way) for s in (self, other)]
+        return ours == theirs and self.geometry in (None, other.geometry)
+
+    @property
+    def way(self) -> str:
+        """How the weight is used."""
+        if self.is_lookup:
+            return "lookup"
+        return "convolution" if self.kernel else "transposed" if self.is_transposed else "linear"
 
     def matrix(self, weight: Value) -> Value:
         """The weight, or what has its shape, as a matrix ``[in_features, out_features]``."""
@@ -175,37 +189,46 @@ def _only_convolution(base: Layer) -> Geometry | None:
 
 def weight_uses(base: Layer, has_pairs: bool) -> list[Site]:
     """Every use of a parameter of ``base`` as a linear weight, in order; those inside adapters do not count."""
-    places = base.places()
-    inside = {layer for owner in places for branch in owner.branches.values() for layer in branch.places()}
-    owners = {p.label(name): (layer, name) for layer, p in places.items() if layer not in inside for name in layer.own}
-    found = []
-    for use in (use for value in base.to_graph().values for use in uses(value)):
-        assert isinstance(use.weight.op, Parameter)
-        label = use.weight.op.label
-        if label in owners:
-            owner, name = owners[label]
-            found.append(with_fields(use.site(has_pairs), owner=owner, weight=name, label=label))
-    return found
+    return [site for site, _ in scoped_uses(base, has_pairs)]
 
 
 def weight_sites(base: Layer, has_pairs: bool, labels: Collection[str] | None = None) -> list[Site]:
-    """The linear weights of ``base`` once each, in order of use, or only those called ``labels``.
-
-    ValueError for one of them that is used in two ways, and for a label that no linear weight has.
-    """
-    found: dict[str, Site] = {}
-    names = []
-    for site in weight_uses(base, has_pairs):
-        names.append(site.label)
-        if labels is not None and site.label not in labels:
-            continue
-        if found.setdefault(site.label, site) != site:
-            way = "both as it is and transposed" if site.geometry is None else "in two convolutions that differ"
-            raise ValueError(f"site='weight': {base.layer_name} uses {site.label} {way}")
+    """Every linear weight of ``base`` once, or once for each way that it is used in, in order of use; or only those
+    called ``labels``: ValueError for a label that there is none of."""
+    found = {site.label: site for site in weight_uses(base, has_pairs)}
     unknown = sorted(set(labels or ()) - found.keys())
     if unknown:
-        raise ValueError(f"{base.layer_name} multiplies by no {', '.join(unknown)}, only by {', '.join(names)}")
-    return list(found.values())
+        raise ValueError(f"{base.layer_name} multiplies by no {', '.join(unknown)}, only by {', '.join(found)}")
+    return [site for label, site in found.items() if labels is None or label in labels]
+
+
+def scoped_uses(base: Layer, has_pairs: bool) -> Iterator[tuple[Site, str]]:
+    """As :func:`weight_uses`, with the module that the graph notes for each use."""
+    places = base.places()
+    inside = {layer for owner in places for branch in owner.branches.values() for layer in branch.places()}
+    owners = {p.label(name): (layer, name) for layer, p in places.items() if layer not in inside for name in layer.own}
+    graph = base.to_graph()
+    for value, use, label in labelled_uses(graph.values, has_pairs):
+        assert isinstance(use.weight.op, Parameter)
+        if use.weight.op.label in owners:
+            owner, name = owners[use.weight.op.label]
+            note = graph.notes.get(value)
+            scope = "" if note is None else note.scope
+            yield with_fields(use.site(has_pairs), owner=owner, weight=name, label=label), scope
+
+
+def labelled_uses(values: Iterable[Value], has_pairs: bool) -> Iterator[tuple[Value, Use, str]]:
+    """The uses of weights in ``values``, with what the place of each is called."""
+    known: dict[str, dict[Site, str]] = {}
+    for value in values:
+        for use in uses(value):
+            assert isinstance(use.weight.op, Parameter)
+            name, site = use.weight.op.label, use.site(has_pairs)
+            ways = known.setdefault(name, {})
+            if site not in ways:
+                alike = sum(other.way == site.way for other in ways)
+                ways[site] = f"{name}.{site.way}{alike + 1 if alike else ''}" if ways else name
+            yield value, use, ways[site]
 
 
 def is_affine(graph: Graph) -> bool:
@@ -236,7 +259,7 @@ def inject(ctx: Context, x: Given, y: Given, changes: Mapping[Value, Sequence[Ch
         beside: list[Change] = []
         source = 0
         for use in uses(value):
-            for change in changes.get(use.weight, ()):
+            for change in (change for change in changes.get(use.weight, ()) if change.site.is_at(use)):
                 if change.site.changes_weight:
                     operands[use.position] = _changed(operands[use.position], use.weight, change)
                 else:

@@ -9,8 +9,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
-from lora_graph.adapters.site import Site, uses, weight_uses
-from lora_graph.ir.leaves import Parameter
+from lora_graph.adapters.site import Site, scoped_uses
 from lora_graph.ir.types import show
 from lora_graph.layers.layer import Layer
 
@@ -45,18 +44,16 @@ Patterns = Pattern | Sequence[Pattern]
 
 
 def targets(model: Layer, has_pairs: bool = True) -> list[Target]:
-    """Every weight of ``model`` that can be adapted, in order of use; ValueError for one that is used in two ways.
+    """Every weight of ``model`` that can be adapted, in order of use; one that is used in several ways, as a tied
+    embedding and head, once for each.
 
     ``has_pairs`` is what the family says of its branches (see :class:`~lora_graph.adapters.adapter.Adapter`).
     """
     found: dict[str, Target] = {}
-    modules = _modules(model)
-    shapes = {label: slot.array.shape for label, (slot, _) in model.slots().items()}
-    for site in weight_uses(model, has_pairs):
-        kind = _kind(site)
-        target = Target(site.label, modules.get(site.label, ""), kind, shapes[site.label], site)
-        if found.setdefault(site.label, target).site != site:
-            raise ValueError(f"{model.layer_name} uses {site.label} in two ways, which no single adapter fits")
+    for site, module in scoped_uses(model, has_pairs):
+        assert site.owner is not None
+        shape = site.owner.slot(site.weight).array.shape
+        found.setdefault(site.label, Target(site.label, module, _kind(site), shape, site))
     return list(found.values())
 
 
@@ -127,16 +124,3 @@ def _nearest(pattern: Pattern, available: Iterable[Target]) -> str:
 
 def _shown(pattern: Pattern) -> str:
     return repr(pattern.pattern) if isinstance(pattern, re.Pattern) else repr(pattern)
-
-
-def _modules(model: Layer) -> dict[str, str]:
-    """For each parameter the module of the first op that multiplies by it, as the graph notes it."""
-
-    graph = model.to_graph()
-    found: dict[str, str] = {}
-    for value in graph.values:
-        for use in uses(value):
-            note = graph.notes.get(value)
-            if isinstance(use.weight.op, Parameter) and note is not None:
-                found.setdefault(use.weight.op.label, note.scope)
-    return found

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 
 import numpy as np
 
-from lora_graph.adapters.site import uses
+from lora_graph.adapters.site import labelled_uses
 from lora_graph.adapters.targets import Target, targets
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.leaves import Parameter
@@ -150,20 +150,20 @@ def weights_of(model: Layer) -> Iterator[Weight]:
     rules: dict[str, list[str]] = {}
     biases: dict[str, str] = {}
     added = _added(graph)
-    for value in graph.values:
-        for use in uses(value):
-            assert isinstance(use.weight.op, Parameter)
-            label, note = use.weight.op.label, graph.notes.get(value)
-            scopes.setdefault(label, []).extend([note.scope] if note else [])
-            rules.setdefault(label, []).extend(note.rules if note else [])
-            beside = _label(value.operands[2]) if isinstance(value.op, Conv) and len(value.operands) > 2 else ""
-            biases.setdefault(label, beside or added.get(value, ""))
+    arrays: dict[str, Array] = {}
     state = model.state
+    for value, use, label in labelled_uses(graph.values, has_pairs=True):
+        note = graph.notes.get(value)
+        scopes.setdefault(label, []).extend([note.scope] if note else [])
+        rules.setdefault(label, []).extend(note.rules if note else [])
+        beside = _label(value.operands[2]) if isinstance(value.op, Conv) and len(value.operands) > 2 else ""
+        biases.setdefault(label, beside or added.get(value, ""))
+        arrays[label] = state[_label(use.weight)]
     beside_several = {label for label, number in Counter(biases.values()).items() if number > 1}
     for target in targets(model):
         name, bias = target.name, biases[target.name]
         own = "" if bias in beside_several else bias
-        yield Weight(target, tuple(scopes[name]), tuple(rules[name]), own, state[name])
+        yield Weight(target, tuple(scopes[name]), tuple(rules[name]), own, arrays[name])
 
 
 def _added(graph: Graph) -> dict[Value, str]:

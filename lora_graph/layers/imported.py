@@ -50,6 +50,19 @@ class ImportedLayer(Layer):
             self._slots[label] = Slot(state[label], label in graph.trainable)
 
     @property
+    def graph(self) -> Graph:
+        """What it computes."""
+        return self._graph
+
+    def exchange(self, graph: Graph, slots: Mapping[str, Slot]) -> None:
+        """Compute what ``graph`` does, which has the same inputs and outputs, from now on.
+
+        ``slots`` are those of its parameters that there are not yet; those that it lacks are dropped.
+        """
+        self._graph = graph
+        self._slots = {label: self._slots.get(label) or slots[label] for label in graph.parameters}
+
+    @property
     def inputs(self) -> dict[str, TensorType]:
         return dict(zip(self.input_shapes, (leaf.type for leaf in self._graph.inputs), strict=True))
 

@@ -246,9 +246,16 @@ class Tied(lg.Layer):
         return x @ ctx.param("weight") @ ctx.param("weight").T
 
 
-def test_a_weight_used_both_ways_has_no_site() -> None:
-    with pytest.raises(ValueError, match="Tied uses weight both as it is and transposed"):
-        lg.StandardLoRAAdapter(Tied(), 1, site="weight")
+def test_a_weight_used_both_ways_has_a_pair_for_each() -> None:
+    inside = lg.StandardLoRAAdapter(Tied(), 1, site="weight", rng=0)
+    pairs = ["lora_weight", "lora_transposed"]
+    assert list(inside.branches) == pairs
+    for name in pairs:
+        inside.set_parameter(f"{name}.B", np.ones((1, 4)))
+    first, second = (inside.get_parameter(f"{name}.A") @ np.ones((1, 4)) for name in pairs)
+    close(inside.forward(np.eye(4)), (np.eye(4) + first) @ (np.eye(4) + second), 1e-6)
+    with pytest.raises(lg.MergeError, match="Tied, which uses weight in several ways"):
+        inside.merge_to_original_layer()
     with pytest.warns(UserWarning, match="Tied is not x W"):
         adapter = lg.StandardLoRAAdapter(Tied(), 1)
     for inexact in (False, True):

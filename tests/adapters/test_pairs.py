@@ -120,9 +120,12 @@ def test_matrices_for_a_weight_that_is_used_in_two_ways() -> None:
         def build(self, ctx: lg.Context, x: lg.Value) -> lg.Value:
             return x @ ctx.param("weight") @ ctx.param("weight").T @ ctx.param("weight")
 
-    matrices = {"weight": {"A": np.ones((6, 2)), "B": np.ones((2, 5))}}
-    with pytest.raises(ValueError, match="uses weight both as it is and transposed"):
-        lg.StandardLoRAAdapter.from_matrices(Tied(), matrices, 2)
+    a, b, w = np.ones((6, 2)), np.ones((2, 5)), Tied().get_parameter("weight")
+    changed, x = w + a @ b, np.arange(6.0)
+    for name, wanted in (("weight", x @ changed @ w.T @ changed), ("weight.transposed", x @ w @ changed.T @ w)):
+        matrices = {"A": a, "B": b} if name == "weight" else {"A": b.T, "B": a.T}
+        adapter = lg.StandardLoRAAdapter.from_matrices(Tied(), {name: matrices}, 2)
+        np.testing.assert_allclose(adapter.eval().forward(x), wanted, rtol=1e-5)
 
 
 def test_forms_are_only_where_they_can_be() -> None:
