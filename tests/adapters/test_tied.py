@@ -147,7 +147,7 @@ def test_training_moves_each_use_by_itself() -> None:
 
 @pytest.mark.parametrize("family", ["lokr", "dora"])
 def test_families_that_change_the_weight_itself(family: str) -> None:
-    model = lg.adapt(tied(), family, targets="E.transposed", rank=2, rng=0).eval()
+    model = lg.adapt(tied(), family, targets="E.transposed", rank=3, rng=0).eval()
     for name, array in model.trainable_parameters().items():
         model.set_parameter(name, array + 0.1)
     y = model.forward(IDS)
