@@ -86,7 +86,8 @@ def separated(graph: Graph, wanted: Collection[str] | None = None) -> Graph:
             operands[use.position] = replace([operands[use.position]], {use.weight: own})[0]
         new[value] = value if tuple(operands) == value.operands else apply(value.op, *operands)
     outputs = {name: new[value] for name, value in graph.outputs.items()}
-    return Graph(graph.inputs, outputs, {new[value]: note for value, note in graph.notes.items()}, graph.name)
+    notes = {new[value]: note for value, note in graph.notes.items() if value in new}
+    return Graph(graph.inputs, outputs, notes, graph.name)
 
 
 def untie(layer: Layer, labels: Collection[str]) -> Graph | None:
