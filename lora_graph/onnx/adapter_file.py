@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import onnxruntime
 
 from lora_graph.errors import LoadError
 from lora_graph.files import atomic_write
-from lora_graph.ir.types import Array
+from lora_graph.ir.types import Array, TensorType, type_of
 
 VERSION = 1
 """The version of what adapter files of this package hold: matrices with the scale in B."""
@@ -43,22 +44,39 @@ class AdapterFile:
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> AdapterFile:
         """LoadError for a file that is no adapter, is of another version, or holds numbers that are not finite."""
-        where = os.fspath(path)
-        if not Path(where).is_file():
-            raise LoadError(f"{where}: no such file")
-        try:
-            found = onnxruntime.AdapterFormat.read_adapter(where)
-            arrays = {name: np.array(value.numpy()) for name, value in found.get_parameters().items()}
-        except Exception as error:  # ONNX Runtime's own exceptions have no common base class but this one
-            raise LoadError(f"{where}: not an adapter file of ONNX Runtime: {str(error).splitlines()[0]}") from error
-        if found.get_adapter_version() != VERSION:
-            raise LoadError(f"{where}: its adapter version is {found.get_adapter_version()}, expected {VERSION}")
-        for name, array in arrays.items():
-            if not np.isfinite(array).all():
-                raise LoadError(f"{where}: {name} holds values that are not finite")
-        return cls(arrays, found.get_model_version())
+        with _opened(path) as (views, version):
+            return cls({name: np.array(view) for name, view in views.items()}, version)
+
+
+def inspect_adapter(path: str | os.PathLike[str]) -> tuple[dict[str, TensorType], int]:
+    """The types of the arrays in a file, and its model version; LoadError as for reading it."""
+    with _opened(path) as (views, version):
+        return {name: type_of(view) for name, view in views.items()}, version
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Array], int]]:
+    """The arrays of a file as views of it, which end with the block, and its model version."""
+    where = os.fspath(path)
+    if not Path(where).is_file():
+        raise LoadError(f"{where}: no such file")
+    try:
+        found = onnxruntime.AdapterFormat.read_adapter(where)
+        values = found.get_parameters()
+        views = {name: value.numpy() for name, value in values.items()}
+    except Exception as error:  # ONNX Runtime's own exceptions have no common base class but this one
+        raise LoadError(f"{where}: not an adapter file of ONNX Runtime: {str(error).splitlines()[0]}") from error
+    if found.get_adapter_version() != VERSION:
+        raise LoadError(f"{where}: its adapter version is {found.get_adapter_version()}, expected {VERSION}")
+    for name, view in views.items():
+        if not np.isfinite(view).all():
+            raise LoadError(f"{where}: {name} holds values that are not finite")
+    yield views, found.get_model_version()
 
 
 def model_version(fingerprint: str) -> int:
-    """The number that stands for a base: as many bits of its fingerprint as a version has."""
-    return int(fingerprint[:8], 16) & 0x7FFFFFFF
+    """The number that stands for a base: as many bits of its fingerprint as a version has. LoadError for no number."""
+    try:
+        return int(fingerprint[:8], 16) & 0x7FFFFFFF
+    except ValueError as error:
+        raise LoadError(f"the fingerprint of a base must be hexadecimal, got {fingerprint!r}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -14,8 +14,8 @@ import onnxruntime
 
 from lora_graph.errors import LoadError
 from lora_graph.ir import dims
-from lora_graph.ir.types import TensorType, type_of
-from lora_graph.onnx.adapter_file import AdapterFile, model_version
+from lora_graph.ir.types import TensorType
+from lora_graph.onnx.adapter_file import inspect_adapter, model_version
 from lora_graph.onnx.forms.deployment import FINGERPRINT, SLOTS
 
 Chosen = str | Sequence[str] | None
@@ -37,8 +37,7 @@ class Swap:
     """
 
     def __init__(self, overridable: Mapping[str, TensorType], metadata: Mapping[str, str]) -> None:
-        listed = json.loads(metadata[SLOTS]) if SLOTS in metadata else list(overridable)
-        self._slots = {name: overridable[name] for name in listed if name in overridable}
+        self._slots = {name: overridable[name] for name in _listed(metadata, overridable) if name in overridable}
         self._version = model_version(metadata[FINGERPRINT]) if FINGERPRINT in metadata else None
         self._loaded: dict[str, Loaded] = {}
         self._lock = Lock()
@@ -92,10 +91,9 @@ class Swap:
 
     def _checked(self, path: str | os.PathLike[str], partial: bool) -> dict[str, TensorType]:
         """The types of the arrays in the file; LoadError unless they are what the model's slots take."""
-        file, where = AdapterFile.read(path), os.fspath(path)
-        if self._version is not None and file.model_version != self._version:
+        (types, version), where = inspect_adapter(path), os.fspath(path)
+        if self._version is not None and version != self._version:
             raise LoadError(f"{where}: the adapter was made for another base (or the base has changed since)")
-        types = {name: type_of(array) for name, array in file.arrays.items()}
         unknown = sorted(types.keys() - self._slots.keys())
         if unknown:
             raise LoadError(f"{where}: the model has no slot {unknown[0]!r}; it has {', '.join(self._slots)}")
@@ -112,6 +110,19 @@ class Swap:
             if any(size in binding for dimension in self._slots[name].shape for size in dims.names(dimension)):
                 raise LoadError(f"{where}: {name!r} is missing, but what it is multiplied with is there")
         return types
+
+
+def _listed(metadata: Mapping[str, str], overridable: Iterable[str]) -> list[str]:
+    """What the model says its slots are; all of ``overridable`` where it says nothing."""
+    if SLOTS not in metadata:
+        return list(overridable)
+    try:
+        listed = json.loads(metadata[SLOTS])
+    except (ValueError, RecursionError) as error:
+        raise LoadError(f"the model's metadata {SLOTS} is not JSON") from error
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise LoadError(f"the model's metadata {SLOTS} must be a list of names, got {metadata[SLOTS]!r}")
+    return listed
 
 
 def _unknown(name: str, loaded: Mapping[str, Loaded]) -> str:

@@ -14,7 +14,7 @@ import lora_graph as lg
 from lora_graph.errors import LoadError
 from lora_graph.layers.weights import read_metadata, read_safetensors
 from lora_graph.onnx.adapter_file import AdapterFile
-from lora_graph.onnx.forms.deployment import FINGERPRINT
+from lora_graph.onnx.forms.deployment import FINGERPRINT, SLOTS
 from tests.onnx.forms.models import BASES, FAMILIES, adapted, dense, numbers, randomized
 
 TOLERANCE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
@@ -267,3 +267,16 @@ def test_a_hundred_adapters_swapped_ten_thousand_times_by_two_threads(tmp_path: 
 
     with ThreadPoolExecutor(2) as pool:
         assert sum(pool.map(swap, (1, 2))) == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [(SLOTS, "[", "is not JSON"), (SLOTS, "[1]", "must be a list of names"), (FINGERPRINT, "base", "hexadecimal")],
+)
+def test_models_that_tell_nonsense_of_themselves_are_refused(
+    key: str, text: str, message: str, rng: np.random.Generator
+) -> None:
+    written = lg.export_onnx(adapted(dense(rng), "lora", rng), form="hot-swap")
+    next(prop for prop in written.metadata_props if prop.key == key).value = text
+    with pytest.raises(LoadError, match=message):
+        lg.Session(written)
