@@ -72,7 +72,11 @@ def write_pretrained(
     for label in dict.fromkeys([*trained, *(label for labels in whole.values() for label in labels)]):
         module, name = naming.module(label), naming.split(label)[1]
         key = f"{module}.base_layer.{name}" if module in found else f"{module}.{name}"
-        tensors[key] = naming.as_module(label, base[label])
+        array = naming.as_module(label, base[label])
+        # an exporter may name the table of an embedding after the head that is tied to it
+        if label in trained and not np.array_equal(tensors.setdefault(key, array), array):
+            raise ValueError(f"modules must tell {label} from another parameter: both are {key}")
+        tensors.setdefault(key, array)
     config = {
         "auto_mapping": None,
         "base_model_name_or_path": base_name or None,

@@ -15,6 +15,7 @@ from lora_graph.interop.modules import Found, Modules
 from lora_graph.interop.report import ImportReport, ModuleReport
 from lora_graph.interop.separate import separated
 from lora_graph.interop.tied import untied
+from lora_graph.interop.zero_bias import with_biases
 from lora_graph.ir.types import Array
 from lora_graph.layers.layer import Layer
 
@@ -68,6 +69,7 @@ def place(
     for a module that is not exactly one weight of a fitting shape.
     """
     model = separated(untied(model), {*replaced, *(f"{module}.weight" for module in forms)})
+    model = with_biases(model, replaced)
     before = Modules(model, base_weights)
     found = _find_all(path, before, forms)
     base, notes = unfold(model, path, before, found)

@@ -48,7 +48,7 @@ def separated(model: Layer, wanted: Collection[str]) -> Layer:
         for _, leaf, role in _parameters(value):
             assert isinstance(leaf.op, Parameter)
             label = leaf.op.label
-            if label in several and scope and _is_wanted(f"{scope}.{role}", wanted):
+            if label in several and scope and is_wanted(f"{scope}.{role}", wanted):
                 names[label, scope] = f"{scope}.{role}{OWN if any(uses(value)) and role == 'weight' else ''}"
     kept = {label for label, scope in names if label == names[label, scope]}
     added: dict[str, Array] = {}
@@ -73,7 +73,8 @@ def _scope(graph: Graph, value: Value) -> str:
     return note.scope if note else ""
 
 
-def _is_wanted(name: str, wanted: Collection[str]) -> bool:
+def is_wanted(name: str, wanted: Collection[str]) -> bool:
+    """Whether ``name`` is one of ``wanted``, or ends in one."""
     return any(name == one or name.endswith(f".{one}") for one in wanted)
 
 

@@ -96,13 +96,13 @@ def in_groups(x: np.ndarray, w: np.ndarray, groups: int) -> np.ndarray:
 # -- an embedding and its head ----------------------------------------------------------------------------------------
 
 
-def tied(w: Arrays, *, one_name: bool) -> lg.Layer:
+def tied(w: Arrays, *, one_name: bool, table: str = "emb.weight") -> lg.Layer:
     """Rows of a table, and products with the same table transposed, as one initializer or as two."""
     head = "/head/Transpose_output_0" if one_name else "onnx::MatMul_7"
-    nodes = [helper.make_node("Gather", ["emb.weight", "x"], ["e"], "/emb/Gather")]
-    nodes += [helper.make_node("Transpose", ["emb.weight"], [head], "/head/Transpose", perm=[1, 0])] * one_name
+    nodes = [helper.make_node("Gather", [table, "x"], ["e"], "/emb/Gather")]
+    nodes += [helper.make_node("Transpose", [table], [head], "/head/Transpose", perm=[1, 0])] * one_name
     nodes += [helper.make_node("Tanh", ["e"], ["h"]), helper.make_node("MatMul", ["h", head], ["y"], "/head/MatMul")]
-    stored = {"emb.weight": w["emb.weight"]} | ({} if one_name else {head: w["emb.weight"].T})
+    stored = {table: w["emb.weight"]} | ({} if one_name else {head: w["emb.weight"].T})
     return model(nodes, stored, ("batch", 3), ("batch", 3, 9), TensorProto.INT64)
 
 
