@@ -21,6 +21,7 @@ from tests.interop.models import (
     lora_config,
     mlp,
     pair,
+    run_tied,
     save_peft,
     tied,
     weights,
@@ -132,6 +133,20 @@ def test_what_peft_has_no_form_for_is_refused(
     with pytest.raises(ValueError, match=words):
         adapted.save_pretrained(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_table_that_is_named_after_its_head_is_not_taken_for_it(rng: np.random.Generator, tmp_path: Path) -> None:
+    """The dynamo exporter calls the one table of both after the head; a head that was copied is the other array."""
+    w, x = weights(TIED_SHAPES), rng.integers(0, 9, (4, 3))
+    base = tied(w, one_name=False, table="head.weight")
+    a, b = rng.normal(size=(2, 9)).astype(np.float32), rng.normal(size=(8, 2)).astype(np.float32)
+    stored = {"emb.lora_embedding_A": a, "emb.lora_embedding_B": b, "head.weight": w["head.weight"]}
+    adapted = lg.load_peft(base, save_peft(tmp_path / "a", stored, lora_config(modules_to_save=["head"])))
+    adapted.save_pretrained(tmp_path / "b")
+    again = lg.load_peft(base, tmp_path / "b")
+    expected = run_tied({"emb.weight": w["emb.weight"] + 3.0 * (b @ a).T, "head.weight": w["head.weight"]}, x)
+    for model in (adapted, again):
+        np.testing.assert_allclose(model.eval().forward(x), expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_modules_may_be_named(rng: np.random.Generator, tmp_path: Path) -> None:
