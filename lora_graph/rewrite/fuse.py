@@ -78,8 +78,11 @@ def fuse_gemm(facts: Facts, a: Value, b: Value, c: Value) -> Outcome:
 
 @rule(lambda a, b, q, bias: any_op(Add, any_op(Add, any_op(MatMul, a, b, name="product"), q), bias))
 def add_bias_first(facts: Facts, a: Value, b: Value, q: Value, bias: Value, product: Value) -> Outcome:
-    """(a b + q) + bias → (a b + bias) + q, so that the product takes its bias along"""
-    if product.rank < 2 or bias.rank > 1 or q.shape != product.shape or not facts.is_static(bias):
+    """(a b + q) + bias → (a b + bias) + q, so that a Gemm takes its bias along
+
+    Products of more axes stay none: a runtime fuses the bias with what follows, such as Gelu.
+    """
+    if product.rank != 2 or bias.rank > 1 or q.shape != product.shape or not facts.is_static(bias):
         return None
     return (product + bias) + q
 

@@ -248,6 +248,7 @@ def fused() -> Iterator[Case]:
     yield Case("fuse_normalization_bias", apply(norm, X, b) + VECTOR, reason="used", also=apply(norm, X, b))
     yield Case("add_bias_first", (X @ W + Y @ V) + b, (X @ W + b) + Y @ V)
     yield Case("add_bias_first", (X @ W + Y) + ROW)
+    yield Case("add_bias_first", (CUBE @ W + CUBE) + b)
     yield Case("add_bias_first", (ROW @ W + VECTOR) + b)
     yield Case("add_bias_first", (X @ W + Y) + b, reason="used elsewhere", also=X @ W + Y)
     yield Case("accumulate_product", X @ W + Y, ops.add_matmul(Y, X, W))
