@@ -37,11 +37,12 @@ INPUT, ORDER = "adapter", "lora_graph.order"
 
 LAYOUTS: dict[str, Layout] = {"columns": Columns(), "rows": Rows()}
 
-GATHER, SMALL = 20, 2
+GATHER, SMALL = 8, 2
 """What it costs to gather a number for a sample, and to multiply by it there, in multiplications of a large product.
 
-Measured with ONNX Runtime 1.31 on one thread, at 256 to 1536 features, ranks 8 and 32, 4 to 64 adapters, and batches of
-1 to 64 samples with and without a time axis; ``python -m benchmarks.deploy`` measures both layouts at 768 features.
+Fitted to ONNX Runtime 1.31 on one thread: at 768 features and rank 8, batches of 8 and 64 take the same time in both
+layouts with 4 to 10 adapters; with 16 or 64 positions a sample, with 2 to 3. ``python -m benchmarks.deploy`` measures
+both layouts with 16 adapters.
 """
 
 OUT_OF_RANGE = 2**62
