@@ -15,8 +15,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from benchmarks import encoder, harness
@@ -42,32 +42,32 @@ def train_peft(folder: Path) -> Callable[[], float]:
     return encoder.torch_step(folder / "peft", *encoder.data(BATCH, LENGTH))
 
 
-def prepare(folder: Path) -> Report:
-    """What PyTorch and PEFT make: the base, its adapter, and both as an ONNX file."""
-    return encoder.export(folder)
-
-
 def export(folder: Path) -> Report:
-    """Seconds for import, adapt and export, once everything has been imported and done for a small model."""
-    import numpy as np
+    """Seconds for import, adapting and export, with new adapters and with those of a PEFT folder.
 
+    Everything has been imported by then, and done for a small model.
+    """
     import lora_graph as lg
 
     small = lg.DenseLayer(4, 4)
     lg.export_onnx(lg.adapt(lg.load_onnx(lg.export_onnx(small)), rank=1), folder / "small.onnx")
-    times = [time.perf_counter()]
-    base = lg.load_onnx(folder / "base.onnx")
-    times.append(time.perf_counter())
-    model = lg.adapt(base, rank=encoder.RANK, alpha=encoder.ALPHA, rng=0)
-    times.append(time.perf_counter())
-    made = lg.export_onnx(model, folder / MODELS["lora_graph"])
-    times.append(time.perf_counter())
-    names = "import", "adapt", "export"
-    return {
-        "seconds": [times[-1] - times[0]],
-        "parts": dict(zip(names, np.diff(times), strict=True)),
-        "nodes": len(made.graph.node),
+    ways: dict[str, Callable[[Any], Any]] = {
+        "adapt": lambda base: lg.adapt(base, rank=encoder.RANK, alpha=encoder.ALPHA, rng=0),
+        "load_peft": lambda base: lg.load_peft(base, folder / "peft"),
     }
+    parts: dict[str, dict[str, float]] = {}
+    nodes = 0
+    for name, way in ways.items():
+        times = [time.perf_counter()]
+        base = lg.load_onnx(folder / MODELS["base"])
+        times.append(time.perf_counter())
+        model = way(base)
+        times.append(time.perf_counter())
+        nodes = len(lg.export_onnx(model, folder / MODELS["lora_graph"]).graph.node)
+        times.append(time.perf_counter())
+        seconds = [after - before for before, after in pairwise(times)]
+        parts[name] = dict(zip(("import", name, "export", "total"), [*seconds, times[-1] - times[0]], strict=True))
+    return {"parts": parts, "nodes": nodes}
 
 
 def latency(path: Path, repeat: int) -> Report:
@@ -105,7 +105,7 @@ def work(name: str, folder: Path, warmup: int, steps: int) -> None:
     contender = contenders(sys.executable, sys.executable)[name]
     harness.require(contender)
     if name == "prepare":
-        harness.report(contender, **prepare(folder))
+        harness.report(contender, **encoder.export(folder))
     elif name == "export":
         harness.report(contender, **export(folder))
     elif name.startswith("latency-"):
@@ -130,9 +130,10 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     made = run(every["prepare"])
     print(f"PyTorch and PEFT: adapted model exported in {made['seconds']:.1f} s, {made['nodes']} nodes", flush=True)
     exported = [run(every["export"]) for _ in range(options.rounds)]
-    total = Spread.of([report["seconds"][0] for report in exported])
-    print(f"lora_graph: import, adapt and export in {total.median:.2f} s ({total.low:.2f}..{total.high:.2f})", end="")
-    print(f", {exported[0]['nodes']} nodes", flush=True)
+    for name in exported[0]["parts"]:
+        total = Spread.of([report["parts"][name]["total"] for report in exported])
+        print(f"lora_graph: import, {name}, export in {total.median:.2f} s ({total.low:.2f}..{total.high:.2f})", end="")
+        print(f", {exported[0]['nodes']} nodes", flush=True)
     steps = harness.alternate([every[name] for name in TRAINERS], run, options.rounds)
     difference = check_agreement({name: reports[0]["losses"] for name, reports in steps.items()})
     trained = harness.compare(steps, "PEFT")
@@ -143,11 +144,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "batch": [BATCH, LENGTH],
         "PEFT": made,
-        "export": {
-            "seconds": total,
-            "nodes": exported[0]["nodes"],
-            "parts": {name: median(report["parts"][name] for report in exported) for name in exported[0]["parts"]},
-        },
+        "export": exported,
         "loss_difference": difference,
         "versions": {name: reports[0]["versions"] for name, reports in {**steps, **ran}.items()},
         "step": trained,
