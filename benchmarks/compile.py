@@ -8,7 +8,6 @@ exported form, "export" lowering and writing the file (fsync included) to a temp
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from itertools import pairwise
@@ -46,24 +45,19 @@ def work() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compile", description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7, help="processes (7)")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
+    chosen = harness.parser("compile", __doc__).parse_args()
     if chosen.worker:
         work()
         return
     reports = [harness.run_worker("benchmarks.compile", CONTENDER, []) for _ in range(chosen.rounds)]
     rows = {phase: harness.Spread.of([report["seconds"][phase] for report in reports]) for phase in PHASES}
     totals = harness.Spread.of([sum(report["seconds"].values()) for report in reports])
-    machine = harness.machine()
-    print(f"{machine['cpu']}, {machine['system']}; one thread, {chosen.rounds} processes")
+    harness.announce()
     for name, spread in {**rows, "total": totals}.items():
         print(f"{name:>9}: {spread.median:.3f} s ({spread.low:.3f}..{spread.high:.3f})")
     size = median(report["bytes"] for report in reports)
     print(f"{LAYERS} layers, {reports[0]['ops']} ops, {size / 1e6:.0f} MB written")
-    path = harness.save("compile", threads=1, rows=rows, total=totals, bytes=size, versions=reports[0]["versions"])
-    print(f"kept in {path.relative_to(harness.ROOT)}")
+    harness.save("compile", threads=1, rows=rows, total=totals, bytes=size, versions=reports[0]["versions"])
 
 
 if __name__ == "__main__":

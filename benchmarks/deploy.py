@@ -182,12 +182,9 @@ def measure(chosen: list[str], batch: int, options: argparse.Namespace) -> dict[
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.deploy", description=(__doc__ or "").splitlines()[0])
+    parser = harness.parser("deploy", __doc__, {"repeat": (30, f"timings of {CALLS} calls per process")})
     parser.add_argument("--batch", type=int, nargs="+", default=[64, 1], help="batch sizes (64 and 1)")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), help="which to run")
-    parser.add_argument("--rounds", type=int, default=7, help="processes per contender (7)")
-    parser.add_argument("--repeat", type=int, default=30, help=f"timings of {CALLS} calls per process (30)")
-    parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -198,10 +195,9 @@ def main() -> None:
         return
     if REFERENCE not in chosen.contenders:
         sys.exit(f"{REFERENCE!r} must be among the contenders: the others are compared with it")
-    machine = harness.machine()
-    print(f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; one thread per contender", flush=True)
+    harness.announce()
     results = [measure(chosen.contenders, batch, chosen) for batch in chosen.batch]
-    print(f"kept in {harness.save('deploy', threads=1, results=results).relative_to(harness.ROOT)}")
+    harness.save("deploy", threads=1, results=results)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ library is imported here, so that a worker may be any interpreter.
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import importlib.util
 import json
@@ -208,6 +209,29 @@ def table(rows: Sequence[Row], reference: str) -> str:
     return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
 
 
+def parser(
+    name: str, doc: str | None, counts: Mapping[str, tuple[int, str]] | None = None, rounds: int = 7
+) -> argparse.ArgumentParser:
+    """The options that benchmarks have in common: rounds, the worker, and ``counts`` of a default and a meaning."""
+    made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=(doc or "").splitlines()[0])
+    made.add_argument("--rounds", type=int, default=rounds, help=f"processes per contender ({rounds})")
+    for option, (default, meaning) in (counts or {}).items():
+        made.add_argument(f"--{option}", type=int, default=default, help=f"{meaning} ({default})")
+    made.add_argument("--worker", help=argparse.SUPPRESS)
+    return made
+
+
+def add_torch(made: argparse.ArgumentParser, packages: str = "PyTorch") -> None:
+    """The option that says which interpreter runs the contenders that need ``packages``."""
+    made.add_argument("--torch-python", default=sys.executable, help=f"an interpreter that has {packages}")
+
+
+def announce() -> None:
+    """Print the machine that all that follows is measured on."""
+    here = machine()
+    print(f"{here['cpu']}, {here['cores']} cores, {here['system']}; one thread per contender", flush=True)
+
+
 def machine() -> dict[str, Any]:
     """The processor, its cores and the operating system the measurements were made on."""
     return {"cpu": cpu_model(), "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
@@ -221,9 +245,10 @@ def cpu_model() -> str:
 
 
 def save(name: str, **payload: Any) -> Path:
-    """Writes ``results/NAME.json``: the payload (dataclasses as dicts), the machine and the day."""
+    """Writes ``results/NAME.json``: the payload (dataclasses as dicts), the machine and the day; prints where."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     content = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), **payload}
     path.write_text(json.dumps(content, indent=1, default=asdict) + "\n", encoding="utf-8")
+    print(f"kept in {path}")
     return path

@@ -194,13 +194,10 @@ def measure(name: str, chosen: list[harness.Contender], options: argparse.Namesp
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.layers", description=__doc__.splitlines()[0])
+    counts = {"steps": (30, "timed calls per process"), "warmup": (5, "untimed calls before them")}
+    parser = harness.parser("layers", __doc__, counts)
+    harness.add_torch(parser)
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="which to measure")
-    parser.add_argument("--rounds", type=int, default=7, help="processes per contender (7)")
-    parser.add_argument("--steps", type=int, default=30, help="timed calls per process (30)")
-    parser.add_argument("--warmup", type=int, default=5, help="untimed calls before them (5)")
-    parser.add_argument("--torch-python", default=sys.executable, help="an interpreter that has PyTorch")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -209,11 +206,10 @@ def main() -> None:
     if chosen.worker:
         work(chosen.worker, chosen.workloads[0], chosen.warmup, chosen.steps)
         return
-    machine = harness.machine()
-    print(f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; one thread per contender", flush=True)
+    harness.announce()
     every = list(contenders(sys.executable, chosen.torch_python).values())
     results = [measure(name, every, chosen) for name in chosen.workloads]
-    print(f"kept in {harness.save('layers', threads=1, results=results).relative_to(harness.ROOT)}")
+    harness.save("layers", threads=1, results=results)
 
 
 if __name__ == "__main__":

@@ -77,14 +77,11 @@ def measure(chosen: list[harness.Contender], batch: int, options: argparse.Names
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.splitlines()[0])
+    counts = {"steps": (30, "timed steps per process"), "warmup": (10, "untimed steps before them")}
+    parser = harness.parser("step", __doc__, counts)
+    harness.add_torch(parser)
     parser.add_argument("--batch", type=int, nargs="+", default=[64, 512], help="batch sizes (64 and 512)")
     parser.add_argument("--contenders", nargs="+", choices=mlp.STEPS, default=list(mlp.STEPS), help="which to run")
-    parser.add_argument("--rounds", type=int, default=7, help="processes per contender (7)")
-    parser.add_argument("--steps", type=int, default=30, help="timed steps per process (30)")
-    parser.add_argument("--warmup", type=int, default=10, help="untimed steps before them (10)")
-    parser.add_argument("--torch-python", default=sys.executable, help="an interpreter that has PyTorch")
-    parser.add_argument("--worker", choices=mlp.STEPS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -93,11 +90,10 @@ def main() -> None:
     if chosen.worker:
         work(chosen.worker, chosen.batch[0], chosen.warmup, chosen.steps)
         return
-    machine = harness.machine()
-    print(f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; one thread per contender", flush=True)
+    harness.announce()
     every = mlp.contenders(sys.executable, chosen.torch_python)
     results = [measure([every[name] for name in chosen.contenders], batch, chosen) for batch in chosen.batch]
-    print(f"kept in {harness.save('step', threads=1, results=results).relative_to(harness.ROOT)}")
+    harness.save("step", threads=1, results=results)
 
 
 if __name__ == "__main__":

@@ -154,13 +154,10 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.transformer", description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="processes per contender (5)")
-    parser.add_argument("--steps", type=int, default=8, help="timed steps or runs per process (8)")
-    parser.add_argument("--warmup", type=int, default=3, help="untimed steps before them (3)")
-    parser.add_argument("--torch-python", default=sys.executable, help="an interpreter that has PyTorch and PEFT")
+    counts = {"steps": (8, "timed steps or runs per process"), "warmup": (3, "untimed steps before them")}
+    parser = harness.parser("transformer", __doc__, counts, rounds=5)
+    harness.add_torch(parser, "PyTorch, PEFT and transformers")
     parser.add_argument("--folder", type=Path, help="where to leave the models (a temporary folder)")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -169,8 +166,7 @@ def main() -> None:
     if chosen.worker:
         work(chosen.worker, chosen.folder, chosen.warmup, chosen.steps)
         return
-    machine = harness.machine()
-    print(f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; one thread per contender", flush=True)
+    harness.announce()
     with tempfile.TemporaryDirectory() as temporary:
         folder = chosen.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -178,7 +174,7 @@ def main() -> None:
             results = measure(folder.resolve(), chosen)
         except harness.MissingPackageError as reason:
             raise SystemExit(f"cannot compare: {reason}") from reason
-    print(f"kept in {harness.save('transformer', threads=1, **results).relative_to(harness.ROOT)}")
+    harness.save("transformer", threads=1, **results)
 
 
 if __name__ == "__main__":
