@@ -59,6 +59,7 @@ def export(folder: Path) -> dict[str, Any]:
     from peft import LoraConfig, get_peft_model
 
     model = torch_encoder().eval()
+    parameters = sum(tensor.numel() for tensor in model.parameters())
     _export(model, folder / "base.onnx")
     adapted = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear")).eval()
     with torch.no_grad():
@@ -70,7 +71,6 @@ def export(folder: Path) -> dict[str, Any]:
     _export(adapted, folder / "peft.onnx")
     seconds = time.perf_counter() - started
     nodes = len(onnx.load(folder / "peft.onnx").graph.node)
-    parameters = sum(tensor.numel() for tensor in model.parameters())
     return {"seconds": seconds, "nodes": nodes, "parameters": parameters}
 
 
