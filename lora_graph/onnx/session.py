@@ -48,18 +48,25 @@ class Session:
     """An ONNX model, or a layer exported in parallel form, ready to run.
 
     ``provider`` is one name or several in order of preference; the CPU takes the ops that none of them has.
-    ``threads`` bounds the threads of one op. Raises ValueError for a provider that is not available, LoadError for a
-    model that ONNX Runtime does not take.
+    ``threads`` bounds the threads of one op; without ``optimize`` every node runs as it stands in the file. Raises
+    ValueError for a provider that is not available, LoadError for a model that ONNX Runtime does not take.
     """
 
     def __init__(
-        self, model: ModelSource | Layer, provider: str | Sequence[str] = "cpu", *, threads: int | None = None
+        self,
+        model: ModelSource | Layer,
+        provider: str | Sequence[str] = "cpu",
+        *,
+        threads: int | None = None,
+        optimize: bool = True,
     ) -> None:
         wanted = _wanted(provider)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what it calls an error is raised
         if threads is not None:
             options.intra_op_num_threads = checks.integer("threads", threads, 1)
+        if not checks.flag("optimize", optimize):
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         if isinstance(model, Layer):
             model = export_onnx(model)
         elif isinstance(model, Script):
