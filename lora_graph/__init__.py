@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         TuckerConvolution,
         adapt,
     )
+    from lora_graph.inspect import check
     from lora_graph.interop import load_lycoris, load_peft
     from lora_graph.layers import (
         AveragePoolLayer,
@@ -74,6 +75,7 @@ _HOMES = {
         "AdaptedModel Adapter DoRAAdapter DyLoRAAdapter KroneckerForm LoKrAdapter LoRAConvolution LoRADropAdapter "
         "LoRALayer Site StandardLoRAAdapter Target TuckerConvolution adapt"
     ),
+    "inspect": "check",
     "interop": "load_lycoris load_peft",
     "layers": (
         "AveragePoolLayer BatchNormalizationLayer Context ConvolutionalLayer DenseLayer EmbeddingLayer FlattenLayer "
@@ -143,6 +145,7 @@ __all__ = [
     "Value",
     "__version__",
     "adapt",
+    "check",
     "compile",
     "dim",
     "export_adapter",

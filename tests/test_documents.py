@@ -13,7 +13,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/guide.md", "docs/interop.md", "docs/deploy.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/guide.md", "docs/interop.md", "docs/deploy.md", "docs/check.md"]
+)
 def test_the_snippets_of_a_document_run_one_after_the_other(document: str, tmp_path: Path) -> None:
     snippets = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
     assert snippets

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from lora_graph.cli.checking import check
 from lora_graph.cli.commands import demo, export, run
 from lora_graph.cli.importing import import_adapter
 from lora_graph.cli.training import adapt, merge, train
@@ -73,5 +74,5 @@ def main(debug: bool) -> None:
     """Put LoRA-family adapters on layers, train them, merge them, and ship them as ONNX."""
 
 
-for command in (demo, adapt, import_adapter, train, merge, export, run):
+for command in (demo, adapt, import_adapter, train, merge, export, run, check):
     main.add_command(command)

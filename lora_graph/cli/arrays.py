@@ -65,4 +65,6 @@ def plain(facts: Any) -> Any:
     """``facts`` as strict JSON has them: null for a number that is not finite."""
     if isinstance(facts, dict):
         return {name: plain(value) for name, value in facts.items()}
+    if isinstance(facts, list | tuple):
+        return [plain(item) for item in facts]
     return None if isinstance(facts, float) and not math.isfinite(facts) else facts

@@ -20,11 +20,6 @@ WIDTH = 96
 @click.command(short_help="Compare the ways a model runs.")
 @MODEL
 @click.option(
-    "--adapter",
-    type=click.Path(path_type=Path),
-    help="An adapter file or a PEFT folder: what in it does not fit the model is listed; where all fits, it is used.",
-)
-@click.option(
     "--inputs",
     "data",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -46,7 +41,6 @@ WIDTH = 96
 def check(
     ctx: click.Context,
     model: Path,
-    adapter: Path | None,
     data: Path | None,
     batch_size: tuple[int, ...],
     size: tuple[str, ...],
@@ -66,10 +60,10 @@ def check(
     from lora_graph.cli.arrays import plain, read_inputs
 
     source: Any = runs.load(model) if model.is_dir() else model
-    inputs = None if data is None else read_inputs(data, lg.inspect.input_names(source))
+    names = [] if data is None else list((source if model.is_dir() else lg.load_onnx(model)).inputs)
+    inputs = None if data is None else read_inputs(data, names)
     report = lg.check(
         source,
-        adapter=adapter,
         inputs=inputs,
         batch_sizes=batch_size,
         sizes=_sizes(size),
@@ -96,22 +90,22 @@ def print_report(report: CheckReport, model: str) -> None:
     if report.comparisons:
         shown = 7 if console.width >= WIDTH else 5
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for column, justify in (("output", "left"), ("compared", "left"), ("absolute", "right"), ("relative", "right")):
-            table.add_column(column, justify=justify, no_wrap=True)
-        for column in ("ulp", "tolerance", "largest at")[: shown - 4]:
-            table.add_column(column, justify="left" if column == "largest at" else "right", no_wrap=True)
+        for column in ("output", "compared", "absolute", "relative", "ulp", "tolerance", "largest at")[:shown]:
+            is_text = column in ("output", "compared", "largest at")
+            table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
         table.add_column("")
         for c in report.comparisons:
-            numbers = (f"{c.absolute:.1e}", f"{c.relative:.1e}", f"{c.ulp:.3g}", f"{c.tolerance:.1e}", c.case)
-            row = (c.output, f"{c.found} / {c.expected}", *numbers)[:shown]
-            table.add_row(*row, "" if c.within else "differs")
+            ulp = f"{c.ulp:,.0f}" if c.ulp >= 10 else f"{c.ulp:.1f}"
+            row = (c.output, c.pair, f"{c.absolute:.1e}", f"{c.relative:.1e}", ulp, f"{c.tolerance:.1e}", c.case)
+            table.add_row(*row[:shown], "" if c.within else "differs")
         console.print(table)
         console.print(f"reference: {report.truth}", soft_wrap=True)
         console.print(f"run at: {'; '.join(report.cases)}", soft_wrap=True)
     for note in report.notes:
         console.print(f"note: {note}", soft_wrap=True)
     for pair, first in dict.fromkeys((c.pair, c.first) for c in report.comparisons if not c.within):
-        console.print(f"{pair}: the first value that diverges is {first or 'none that could be singled out'}", soft_wrap=True)
+        what = first or "none that could be singled out"
+        console.print(f"{pair}: the first value that diverges is {what}", soft_wrap=True)
     wrong = sum(not c.within for c in report.comparisons)
     verdict = f"{wrong} of {len(report.comparisons)} comparisons differ" if wrong else "all within the tolerance"
     errors = sum(finding.severity == "error" for finding in report.findings)

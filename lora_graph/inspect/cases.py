@@ -122,10 +122,11 @@ def _names(metadata: Mapping[str, str], key: str) -> list[str]:
 def _ranks(metadata: Mapping[str, str]) -> list[int]:
     """Every rank that some adapter of the model can have; LoadError where the metadata has something else."""
     found = _json(metadata, RANKS, "{}")
-    listed = list(found.values()) if isinstance(found, dict) else [None]
-    if not all(isinstance(ranks, list) and all(type(rank) is int for rank in ranks) for ranks in listed):
+    listed = list(found.values()) if isinstance(found, dict) else [found]
+    ranks = [rank for every in listed for rank in (every if isinstance(every, list) else [every])]
+    if not isinstance(found, dict) or not all(type(rank) is int for rank in ranks):
         raise LoadError(f"the metadata {RANKS} must list ranks by adapter, got {found!r}")
-    return sorted({rank for ranks in listed for rank in ranks})
+    return sorted(set(ranks))
 
 
 def _json(metadata: Mapping[str, str], key: str, default: str) -> Any:

@@ -75,7 +75,8 @@ def spacing(magnitude: Array, dtype: np.dtype[Any]) -> Array:
     fraction, smallest = FLOATS[dtype.name]
     _, exponent = np.frexp(np.where(np.isfinite(magnitude), magnitude, 1.0))
     at_zero = magnitude == 0
-    return np.ldexp(1.0, np.where(at_zero, smallest, np.maximum(exponent - 1, smallest)) - fraction)
+    unit: Array = np.ldexp(1.0, np.where(at_zero, smallest, np.maximum(exponent - 1, smallest)) - fraction)
+    return unit
 
 
 def _wide(array: Array) -> Array:

@@ -68,8 +68,8 @@ def random_values(graph: Graph) -> set[Value]:
 def first_divergence(engine: Engine, given: Given, tolerance: Tolerance, outputs: Collection[str]) -> Divergence | None:
     """The first value of the engine's program that it computes otherwise than the reference; None if there is none.
 
-    Only what ``outputs`` depend on is looked at, all of it at once. Where asking for all makes the difference go away, values
-    are asked for one at a time, in a bisection that takes it that what follows a wrong value is wrong.
+    Only what ``outputs`` depend on is looked at, all of it at once. Where asking for all makes the difference go
+    away, values are asked for one at a time, in a bisection: what follows a wrong value is taken to be wrong.
     """
     graph = engine.program.graph
     reached = set(graph.with_outputs({name: graph.outputs[name] for name in outputs}).values)

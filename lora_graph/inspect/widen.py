@@ -42,9 +42,8 @@ def widened(graph: Graph) -> Widened:
         wide = _widened(value, operands)
         if wide is None:
             narrow.append(value)
-            rounded = [
-                x.astype(old.dtype) if _is_tensor(old) else x for x, old in zip(operands, value.operands, strict=True)
-            ]
+            pairs = zip(operands, value.operands, strict=True)
+            rounded = [operand.astype(old.dtype) if _is_tensor(old) else operand for operand, old in pairs]
             wide = apply(value.op, *rounded)
             wide = _cast(wide, value.type) if _is_tensor(value) else wide
         new[value] = wide

@@ -141,15 +141,17 @@ def _comparisons(
         is_within = not any(name in names for names in wrong.values())
         found.append(
             Comparison(
-                name,
-                program.graph.outputs[name].dtype.name,
-                pair.found.name,
-                REFERENCE if pair.expected is None else pair.expected.name,
-                *(max(getattr(d, kind) for d in apart.values()) for kind in ("absolute", "relative", "ulp")),
-                worst,
-                tolerance.bound(dtypes[name], apart[worst].scale),
-                is_within,
-                "" if is_within else first,
+                output=name,
+                dtype=program.graph.outputs[name].dtype.name,
+                found=pair.found.name,
+                expected=REFERENCE if pair.expected is None else pair.expected.name,
+                absolute=max(each.absolute for each in apart.values()),
+                relative=max(each.relative for each in apart.values()),
+                ulp=max(each.ulp for each in apart.values()),
+                case=worst,
+                tolerance=tolerance.bound(dtypes[name], apart[worst].scale),
+                within=is_within,
+                first="" if is_within else first,
             )
         )
     return found
