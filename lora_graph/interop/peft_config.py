@@ -37,6 +37,10 @@ _PLAIN = ("gaussian", "eva", "orthogonal")
 """Initializations that leave the base as it is, beside true and false."""
 
 
+REPEATED_GROUP = re.compile(r"\)[*+{]")
+"""What makes the time that a regular expression takes grow exponentially, and no name of a module needs."""
+
+
 @dataclass(frozen=True)
 class PeftConfig:
     """How PEFT scales what the tensors hold: α/r, or α/√r with ``use_rslora``, each by module where patterns say so."""
@@ -158,6 +162,11 @@ class _Options:
                 re.compile(key)
             except re.error as error:
                 raise LoadError(f"{self.path}: {name}: {key!r} is no regular expression: {error}") from error
+            if REPEATED_GROUP.search(key):
+                raise LoadError(
+                    f"{self.path}: {name}: {key!r} repeats a group, which can take for ever to match; "
+                    "write out the names of the modules"
+                )
         return {key: check(f"{name} of {key!r}", value) for key, value in given.items()}
 
 

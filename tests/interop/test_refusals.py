@@ -56,6 +56,8 @@ def refused(folder: Path, words: str, **options: Any) -> None:
         ("use_rslora", "yes"),
         ("rank_pattern", ["fc1"]),
         ("rank_pattern", {"fc1": 0}),
+        ("rank_pattern", {"(a+)+$": 2}),
+        ("alpha_pattern", {"((fc|fc1)){1,}x": 2}),
         ("alpha_pattern", {"fc(": 2}),
         ("alpha_pattern", {"fc1": "2"}),
         ("modules_to_save", "head"),
