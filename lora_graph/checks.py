@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from inspect import Parameter, signature
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,23 @@ def choice(name: str, value: Any, allowed: Sequence[str]) -> str:
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
     return value
+
+
+def options(what: str, function: Callable[..., Any], given: Collection[str], known: Collection[str] = ()) -> None:
+    """TypeError unless ``given`` are keywords of ``function``, those included that it cannot do without.
+
+    Its first two parameters and those that are ``known`` are no options.
+    """
+    parameters = list(signature(function).parameters.values())[2:]
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    own = {parameter.name: parameter for parameter in parameters if parameter.name not in known}
+    for name in given:
+        if name not in own:
+            raise TypeError(f"{what} has no option {name!r}; it has {', '.join(own) or 'none'}")
+    for name, parameter in own.items():
+        if parameter.default is Parameter.empty and name not in given:
+            raise TypeError(f"{what} needs the option {name!r}")
 
 
 def float_dtype(value: npt.DTypeLike) -> np.dtype[Any]:

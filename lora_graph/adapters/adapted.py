@@ -113,6 +113,7 @@ class AdaptedModel(Stored, Layer):
         """
         self._check_free(name)
         family = FAMILIES[checks.choice("adapter", adapter, list(FAMILIES))]
+        checks.options(f"adapter={adapter!r}", family, options, ("alpha", "freeze_base_layer", "site", "rng"))
         available = _targets(self._base, family.has_pairs)
         checks.integer("rank", rank, 1)
         chosen = choose(available, targets, exclude)

@@ -30,8 +30,10 @@ def adapt(
     ``targets`` and ``exclude`` are names, globs, compiled regular expressions, functions of a :class:`Target`, lists of
     these, or ``"all-linear"``: every product with a matrix. ``unfreeze`` names parameters of the model that train as
     well, as names or globs. ``adapter`` is a family; its own ``options`` follow. ValueError for a target or an
-    ``unfreeze`` that matches nothing.
+    ``unfreeze`` that matches nothing, and for a model that has adapters already.
     """
+    if isinstance(model, AdaptedModel):
+        raise ValueError("model has adapters already: model.add_adapter(name, ...) puts another one beside them")
     adapted = AdaptedModel(model, unfreeze=unfreeze, rng=rng)
     adapted.add_adapter(
         DEFAULT,

@@ -51,7 +51,7 @@ class DyLoRAAdapter(Adapter):
         if not isinstance(active_ranks, Sequence | np.ndarray) or isinstance(active_ranks, str):
             raise TypeError(f"active_ranks must be a sequence of ints, got {active_ranks!r}")
         highest = checks.integer("max_rank", max_rank, 1)
-        ranks = tuple(checks.integer("active_ranks", rank, 1, highest) for rank in active_ranks)
+        ranks = tuple(checks.integer("each of active_ranks", rank, 1, highest) for rank in active_ranks)
         if not ranks or any(b <= a for a, b in pairwise(ranks)):
             raise ValueError(f"active_ranks must be non-empty and strictly ascending in 1..{highest}, got {ranks}")
         self.rank_scaling = checks.choice("rank_scaling", rank_scaling, ("max_rank", "per_rank"))

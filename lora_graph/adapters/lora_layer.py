@@ -115,6 +115,6 @@ class LoRALayer(LowRankPair):
         return {**super().get_diagnostics(), "activation": self.activation}
 
 
-def rank_limit(in_features: int, out_features: int) -> tuple[int, str]:
-    """The width that a rank must stay below, and what it is the width of."""
-    return min(in_features, out_features), f"a weight [{in_features}, {out_features}]"
+def rank_limit(in_features: int, out_features: int, label: str = "") -> tuple[int, str]:
+    """The width that a rank must stay below, and what it is the width of: the weight called ``label``."""
+    return min(in_features, out_features), f"{label or 'a weight'} [{in_features}, {out_features}]"

@@ -52,11 +52,12 @@ class PairOptions:
         has_window = geometry is not None and max(geometry.kernel) > 1
         tucker, dense = self._holds("tucker", site, has_window), self._holds("dense", site, geometry is not None)
         if geometry is None:
-            check_width(name, rank, rank_limit(site.in_features, site.out_features), self.wide)
+            check_width(name, rank, rank_limit(site.in_features, site.out_features, site.label), self.wide)
             layer = LoRALayer(site.in_features, site.out_features, rank, alpha, **shared)
             layer.any_rank = not site.is_lookup  # numbers of rows have no axis of features
             return layer
-        check_width(name, rank, geometry.limit, self.wide)
+        widest, what = geometry.limit
+        check_width(name, rank, (widest, f"{site.label}, {what}" if site.label else what), self.wide)
         if not tucker:
             return LoRAConvolution(geometry, rank, alpha, dense=dense, **shared)
         if dense and geometry.op.group > 1:

@@ -77,6 +77,8 @@ def choose(available: Sequence[Target], wanted: Patterns, exclude: Patterns = ()
         if not matched:
             raise ValueError(f"targets: nothing matches {_shown(pattern)}{_nearest(pattern, available)}")
         chosen.update((target.name, target) for target in matched)
+    if not chosen:
+        raise ValueError("targets must have at least one name, glob, regular expression or function, got none")
     left_out = _listed("exclude", exclude)
     left = [t for t in available if t.name in chosen and not any(matches(pattern, t) for pattern in left_out)]
     if not left:

@@ -12,9 +12,11 @@ from lora_graph.adapters.adapted import AdaptedModel
 from lora_graph.errors import LoadError
 from lora_graph.interop.attach import adapted_by
 from lora_graph.interop.forms import Form, Names, low_rank
+from lora_graph.interop.keys import PREFIX
 from lora_graph.interop.kronecker import NAMES as LOKR
 from lora_graph.interop.kronecker import kronecker
 from lora_graph.interop.modules import Modules
+from lora_graph.interop.peft_config import CONFIG
 from lora_graph.interop.tensors import Tensors, base_arrays, read_tensors
 from lora_graph.interop.tied import untied
 from lora_graph.layers.layer import Layer
@@ -43,8 +45,13 @@ def load_lycoris(
     file = Path(path)
     if not isinstance(model, Layer):
         raise TypeError(f"model must be a Layer, got {model!r}")
+    if file.is_dir():
+        raise LoadError(f"{file}: a folder; lg.load_peft reads those that PEFT saved, LyCORIS and kohya write one file")
+    found = read_tensors(file, model.dtype)
+    if any(key.startswith(PREFIX) for key in found):
+        raise LoadError(f"{file}: a file of PEFT, which goes with its {CONFIG}: give the folder that both are in")
     grouped: dict[str, Tensors] = {}
-    for key, array in read_tensors(file, model.dtype).items():
+    for key, array in found.items():
         module, _, parameter = key.partition(".")
         grouped.setdefault(module, Tensors(file, f"{module}.")).add(parameter, array)
     given = base_arrays(base_weights, model.dtype)

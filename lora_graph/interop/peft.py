@@ -45,6 +45,8 @@ def load_peft(
     folder = Path(path)
     if not isinstance(model, Layer):
         raise TypeError(f"model must be a Layer, got {model!r}")
+    if folder.is_file():
+        raise LoadError(f"{folder}: a file; PEFT saves a folder, and lg.load_lycoris reads files of LyCORIS and kohya")
     config = PeftConfig.read(folder)
     file = _tensor_file(folder)
     keys = sort_keys(file, read_tensors(file, model.dtype))

@@ -101,7 +101,9 @@ class Signature:
         for left, right in self.assumptions:
             a, b = dims.evaluate(left, sizes), dims.evaluate(right, sizes)
             if a != b:
-                raise ValueError(f"dimension {left} is {a} but must equal {right}, which is {b}")
+                wanted = b if isinstance(right, int) else f"{right}, which is {b}"
+                where = ", ".join(f"{name} = {size}" for name, size in sizes.items())
+                raise ValueError(f"dimension {left} is {a} but must equal {wanted} (where {where})")
 
 
 def read_state(parameters: Sequence[Port], state: Mapping[str, Array]) -> list[Array]:

@@ -17,7 +17,7 @@ from lora_graph.ir.dims import Dim, Shape
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TensorType:
     """Element type and shape of one tensor, printed as ``float32[batch, 8]``."""
 
@@ -56,6 +56,8 @@ class TensorType:
 
     def __str__(self) -> str:
         return f"{self.dtype.name}[{', '.join(map(str, self.shape))}]"
+
+    __repr__ = __str__
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,12 @@ def label_of(what: str, name: str, count: int) -> str:
     return what if count == 1 else f"{what} {name!r}"
 
 
+def _sizes(declared: TensorType, binding: Mapping[str, int]) -> str:
+    """The sizes of named axes that are known from other inputs."""
+    known = [f"{axis} = {binding[str(axis)]}" for axis in declared.shape if str(axis) in binding]
+    return f" with {', '.join(known)}" if known else ""
+
+
 @dataclass(frozen=True)
 class Feed:
     """Arrays for the inputs of a layer, the types of inputs such as these, and the sizes of their named axes."""
@@ -110,9 +116,11 @@ def feed(layer: Interface, x: Any, what: str = "x") -> Feed:
     types = input_types(layer, {name: array.ndim for name, array in arrays.items()})
     binding: dict[str, int] = {}
     for name, array in arrays.items():
+        before = dict(binding)
         if not fits(types[name].shape, array.shape, binding):
             label, sample = label_of(what, name, len(declared)), layer.input_shapes[name]
-            wanted = f"end in {show(sample)}" if layer.any_rank else f"be {declared[name]}"
+            exact = f"be {declared[name]}{_sizes(declared[name], before)}"
+            wanted = f"end in {show(sample)}" if layer.any_rank else exact
             raise ValueError(f"{label} must {wanted}, got shape {array.shape}")
     sizes = (array.shape[: array.ndim - len(layer.input_shapes[name])] for name, array in arrays.items() if array.ndim)
     return Feed(arrays, types, binding, prod(next(sizes, ())))

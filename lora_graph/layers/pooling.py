@@ -26,10 +26,11 @@ Sizes = int | Sequence[int]
 
 def kernel_of(kernel_size: Sizes) -> tuple[int, ...]:
     """The sizes of a kernel, an int being that of a square one; ValueError for other than 1 to 3 axes."""
-    axes = len(kernel_size) if isinstance(kernel_size, Sequence) else 2
+    given = kernel_size.tolist() if isinstance(kernel_size, np.ndarray) else kernel_size
+    axes = len(given) if isinstance(given, Sequence) else 2
     if not 1 <= axes <= 3:
         raise ValueError(f"kernel_size must have 1 to 3 axes, got {kernel_size!r}")
-    return per_axis("kernel_size", kernel_size, axes)
+    return per_axis("kernel_size", given, axes)
 
 
 class PoolLayer(Layer):

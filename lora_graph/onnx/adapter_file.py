@@ -65,7 +65,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Array], in
         values = found.get_parameters()
         views = {name: value.numpy() for name, value in values.items()}
     except Exception as error:  # ONNX Runtime's own exceptions have no common base class but this one
-        raise LoadError(f"{where}: not an adapter file of ONNX Runtime: {str(error).splitlines()[0]}") from error
+        raise LoadError(f"{where}: not an adapter file of ONNX Runtime, or a damaged one") from error
     if found.get_adapter_version() != VERSION:
         raise LoadError(f"{where}: its adapter version is {found.get_adapter_version()}, expected {VERSION}")
     for name, view in views.items():

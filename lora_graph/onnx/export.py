@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 
 from lora_graph import checks
@@ -32,7 +34,7 @@ def export_onnx(
     form: str = "parallel",
     opset: int = 21,
     input_shape: Axes | Mapping[str, Axes] | None = None,
-    dtype: str | None = None,
+    dtype: npt.DTypeLike | None = None,
     **options: Any,
 ) -> onnx.ModelProto:
     """The evaluation graph of ``layer`` as an ONNX model, written to ``path`` if that is given.
@@ -62,6 +64,7 @@ def export_onnx(
         raise TypeError(f"layer must be a Layer, got {layer!r}")
     chosen = form_of(form)
     checks.integer("opset", opset)
+    checks.options(f"form={form!r}", chosen.deploy, options)
     is_half = _is_half(dtype)
     made = chosen.deploy(layer, input_shape, **options)
     if is_half:
@@ -79,7 +82,7 @@ def export_adapter(
     name: str | None = None,
     *,
     form: str = "hot-swap",
-    dtype: str | None = None,
+    dtype: npt.DTypeLike | None = None,
     **options: Any,
 ) -> None:
     """Write an adapter of ``layer`` to a file for the model that ``export_onnx(layer, form=form)`` writes.
@@ -96,6 +99,7 @@ def export_adapter(
     chosen = form_of(form)
     if chosen.adapter is None:
         raise ValueError(f"a model of the form {form!r} takes no adapter files")
+    checks.options(f"an adapter file for form={form!r}", chosen.adapter, options)
     is_half = _is_half(dtype)
     arrays = chosen.adapter(layer, name, **options)
     if is_half:
@@ -116,5 +120,11 @@ def load_onnx(source: ModelSource) -> ImportedLayer:
     return ImportedLayer(imported.graph, imported.state, imported.metadata)
 
 
-def _is_half(dtype: str | None) -> bool:
-    return dtype is not None and checks.choice("dtype", dtype, ["float16"]) == "float16"
+def _is_half(dtype: npt.DTypeLike | None) -> bool:
+    if dtype is None:
+        return False
+    try:
+        name: Any = np.dtype(dtype).name
+    except TypeError:
+        name = dtype
+    return checks.choice("dtype", name, ["float16"]) == "float16"

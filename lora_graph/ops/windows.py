@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, overload
 
+import numpy as np
+
 from lora_graph.ir import dims
 from lora_graph.ir.dims import Dim, Shape
 from lora_graph.ir.op import NodeView
@@ -40,7 +42,8 @@ def window_counts(
         if isinstance(room, int) and room < 0:
             raise ValueError(
                 f"{what}: a window that reaches over {reach} does not fit spatial axis {axis}, which has {size} "
-                f"elements and {padding} of padding: allowed is at most {size + padding}"
+                f"elements and {padding} of padding: it takes at least {reach - padding} elements, or a window of at "
+                f"most {size + padding}"
             )
         counts.append((size + (stride - 1)) // stride if mode else window_count(size, reach, stride, padding))
     return tuple(counts)
@@ -128,13 +131,15 @@ def check_windows(name: str, strides: Sequence[int], pads: Sequence[Dim], dilati
 
 
 def per_axis(name: str, value: int | Sequence[int], axes: int, least: int = 1) -> tuple[int, ...]:
-    """One int for each of ``axes`` spatial axes, given as one for all or one for each."""
-    given = (value,) * axes if isinstance(value, int) and not isinstance(value, bool) else value
-    if not isinstance(given, Sequence) or not all(isinstance(v, int) and not isinstance(v, bool) for v in given):
+    """One int for each of ``axes`` spatial axes, given as one for all or one for each; NumPy's are as good."""
+    plain = value.tolist() if isinstance(value, np.ndarray) else value
+    given = plain if isinstance(plain, Sequence) else (plain,) * axes
+    if not all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in given):
         raise TypeError(f"{name} must be an int, or one for each spatial axis, got {value!r}")
     if len(given) != axes or any(v < least for v in given):
-        raise ValueError(f"{name} must be {axes} ints of at least {least}, got {value!r}")
-    return tuple(given)
+        each = f", or {axes} of them" if axes > 1 else ""
+        raise ValueError(f"{name} must be an int of at least {least}{each}, got {value!r}")
+    return tuple(map(int, given))
 
 
 def both_ends(name: str, value: int | Sequence[Dim], axes: int) -> tuple[Dim, ...]:

@@ -78,7 +78,10 @@ def step_graphs(
     """The graphs of a step that makes ``loss``, of outputs of ``traced`` and of the inputs ``given``, smaller."""
     parameters = Graph((), {LOSS: loss}).trainable
     if not parameters:
-        raise ValueError("nothing to train: the output depends on no parameter that trains")
+        raise ValueError(
+            "nothing to train: the output depends on no parameter that trains "
+            "(adapters that are merged, or not active, take no part)"
+        )
     for kind, names in (
         ("a parameter", {*traced.graph.parameters, *traced.updates}),
         ("an input", traced.graph.input_names),

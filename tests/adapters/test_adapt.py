@@ -89,14 +89,16 @@ def test_which_weights_a_pattern_chooses(targets: Any, exclude: Any, chosen: lis
         ({"targets": ["2", "9.*"]}, ValueError, r"nothing matches '9\.\*'"),
         ({"targets": "2", "exclude": "*"}, ValueError, "exclude leaves nothing"),
         ({"targets": 3}, TypeError, "targets"),
+        ({"targets": []}, ValueError, "targets must have at least one name"),
         ({"adapter": "dore"}, ValueError, "adapter must be one of"),
         ({"rank": 0}, ValueError, "rank must be"),
-        ({"rank": 40}, ValueError, "rank must be at least 1 and less than 6"),
+        ({"rank": 40}, ValueError, r"rank must be at least 1 and less than 6 for 2\.weight \["),
         ({"rank_pattern": {"2": 99}}, ValueError, "less than 6"),
         ({"rank_pattern": {"2": True}}, TypeError, "rank_pattern must be an int"),
         ({"alpha_pattern": {"2": 0}}, ValueError, "alpha"),
         ({"unfreeze": "head.*"}, ValueError, r"unfreeze: no parameter matches 'head\.\*'; there are 0\.weight"),
-        ({"dropout_rate": 0.5}, TypeError, "dropout_rate"),
+        ({"dropout_rate": 0.5}, TypeError, "adapter='lora' has no option 'dropout_rate'; it has rank_scaling, wide, "),
+        ({"adapter": "dylora"}, TypeError, "adapter='dylora' needs the option 'active_ranks'"),
         ({"adapter": "dylora", "active_ranks": [1], "rank_pattern": {"2": 1}}, ValueError, "one max_rank"),
     ],
 )
@@ -108,6 +110,11 @@ def test_arguments_that_cannot_be(arguments: dict[str, Any], error: type[Excepti
 def test_a_model_must_be_a_layer() -> None:
     with pytest.raises(TypeError, match="model must be a Layer"):
         lg.adapt("model.onnx")  # type: ignore[arg-type]
+
+
+def test_a_model_is_adapted_once() -> None:
+    with pytest.raises(ValueError, match=r"model has adapters already: model\.add_adapter"):
+        lg.adapt(lg.adapt(network(), rank=2), rank=2)
 
 
 def test_the_nearest_names_are_named() -> None:
@@ -267,6 +274,13 @@ def test_several_adapters_on_one_base(rng: np.random.Generator) -> None:
         model.add_adapter("second", rank=1)
     with pytest.raises(ValueError, match="already"):
         model.add_adapter("base", rank=1)
+
+
+def test_adapters_that_are_merged_do_not_train() -> None:
+    model = lg.adapt(network(), rank=2, rng=0)
+    model.merge()
+    with pytest.raises(ValueError, match=r"nothing to train: .*adapters that are merged, or not active"):
+        lg.fit(model, (np.ones((4, 3, 8)), np.ones((4, 4))))
 
 
 def test_what_trains_is_counted(capsys: pytest.CaptureFixture[str]) -> None:

@@ -163,6 +163,11 @@ def test_a_path_that_leads_nowhere(tmp_path: Path) -> None:
     refused(tmp_path, r"adapter_config\.json: cannot be read")
     with pytest.raises(lg.LoadError, match="cannot be read"):
         lg.load_lycoris(mlp(weights(SHAPES)), tmp_path / "no.safetensors")
+    folder = save_peft(tmp_path / "a", pair("fc1", 2, 8, 6), lora_config())
+    refused(folder / FILE, "a file; PEFT saves a folder")
+    for path, words in ((folder, "a folder; lg.load_peft reads those"), (folder / FILE, "give the folder that both")):
+        with pytest.raises(lg.LoadError, match=words):
+            lg.load_lycoris(mlp(weights(SHAPES)), path)
     for load in (lg.load_peft, lg.load_lycoris):
         with pytest.raises(TypeError, match="model must be a Layer"):
             load("base.onnx", tmp_path)  # type: ignore[operator]

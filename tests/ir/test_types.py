@@ -69,7 +69,7 @@ def test_assumptions_are_collected_only_inside() -> None:
 def test_binding_and_size() -> None:
     kind = tensor(np.float32, ("batch", "2*time+1", 3))
     assert kind.bind({"batch": 2, "time": 4}) == tensor(np.float32, (2, 9, 3))
-    assert str(kind) == "float32[batch, 2*time+1, 3]"
+    assert str(kind) == repr(kind) == "float32[batch, 2*time+1, 3]"
     assert kind.size == dim("batch*(2*time+1)*3")
     assert (kind.is_static, kind.bind({"batch": 2, "time": 4}).is_static) == (False, True)
     assert [tensor(t).is_float for t in (np.float16, np.float64, np.int32, np.bool_)] == [True, True, False, False]

@@ -118,13 +118,13 @@ def test_values_and_gradients_are_those_of_pytorch(name: str, rng: np.random.Gen
 WRONG: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
     ((0, 4, 3), {}, ValueError, "in_channels must be at least 1, got 0"),
     ((4, 2.0, 3), {}, TypeError, "out_channels must be an int, got 2.0"),
-    ((4, 4, 0), {}, ValueError, "kernel_size must be 2 ints of at least 1, got 0"),
+    ((4, 4, 0), {}, ValueError, "kernel_size must be an int of at least 1, or 2 of them, got 0"),
     ((4, 4, (3, 3, 3, 3)), {}, ValueError, "kernel_size must have 1 to 3 axes"),
     ((4, 4, ()), {}, ValueError, "kernel_size must have 1 to 3 axes"),
     ((4, 4, 2.5), {}, TypeError, "kernel_size must be an int, or one for each spatial axis, got 2.5"),
-    ((4, 4, 3), {"stride": 0}, ValueError, "stride must be 2 ints of at least 1, got 0"),
-    ((4, 4, 3), {"stride": (1, 1, 1)}, ValueError, "stride must be 2 ints"),
-    ((4, 4, 3), {"padding": -1}, ValueError, "padding must be 2 ints of at least 0, got -1"),
+    ((4, 4, 3), {"stride": 0}, ValueError, "stride must be an int of at least 1, or 2 of them, got 0"),
+    ((4, 4, 3), {"stride": (1, 1, 1)}, ValueError, "stride must be an int of at least 1, or 2 of them"),
+    ((4, 4, 3), {"padding": -1}, ValueError, "padding must be an int of at least 0, or 2 of them, got -1"),
     ((4, 4, 3), {"dilation": True}, TypeError, "dilation must be an int"),
     ((4, 4, 3), {"groups": 3}, ValueError, "groups must divide in_channels 4, got 3"),
     ((4, 6, 3), {"groups": 4}, ValueError, "groups must divide out_channels 6, got 4"),
@@ -140,9 +140,17 @@ def test_errors_name_the_argument(arguments: Any, options: Any, error: type[Exce
         lg.ConvolutionalLayer(*arguments, **options)
 
 
+@pytest.mark.parametrize("size", [np.int64(3), np.array(3), (np.int32(3), 3), np.array([3, 3])], ids=repr)
+def test_sizes_may_be_integers_of_numpy(size: Any) -> None:
+    layer = lg.ConvolutionalLayer(1, 2, size, stride=np.array([2, 1]), padding=np.int64(1), rng=0)
+    assert layer.get_parameter_shape("weight") == (2, 1, 3, 3)
+    assert layer.forward(np.zeros((1, 7, 7))).shape == (2, 4, 7)
+    assert lg.MaxPoolLayer(size).forward(np.zeros((1, 6, 6))).shape == (1, 2, 2)
+
+
 def test_an_image_smaller_than_the_kernel_is_an_error() -> None:
     layer = lg.ConvolutionalLayer(1, 1, 3, rng=0)
-    with pytest.raises(ValueError, match="reaches over 3 does not fit spatial axis 0, which has 2"):
+    with pytest.raises(ValueError, match=r"fit spatial axis 0, which has 2 .* it takes at least 3 elements"):
         layer(np.zeros((1, 1, 2, 5)))
     with pytest.raises(ValueError, match=r"x must end in \[1, height, width\]"):
         layer(np.zeros((2, 5, 5)))

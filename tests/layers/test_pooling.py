@@ -123,18 +123,18 @@ def test_ceil_mode_keeps_what_the_last_window_begins_in() -> None:
 
 
 WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
-    (lambda: lg.MaxPoolLayer(0), ValueError, "kernel_size must be 2 ints of at least 1"),
+    (lambda: lg.MaxPoolLayer(0), ValueError, "kernel_size must be an int of at least 1, or 2 of them"),
     (lambda: lg.MaxPoolLayer("2"), TypeError, "kernel_size must be an int"),
-    (lambda: lg.MaxPoolLayer(2, 0), ValueError, "stride must be 2 ints of at least 1"),
+    (lambda: lg.MaxPoolLayer(2, 0), ValueError, "stride must be an int of at least 1, or 2 of them"),
     (
         lambda: lg.MaxPoolLayer(2, padding=2),
         ValueError,
         "padding must be smaller than the window, which reaches over 2, got 2",
     ),
-    (lambda: lg.MaxPoolLayer(2, dilation=(1, 2, 3)), ValueError, "dilation must be 2 ints"),
+    (lambda: lg.MaxPoolLayer(2, dilation=(1, 2, 3)), ValueError, "dilation must be an int of at least 1, or 2 of them"),
     (lambda: lg.MaxPoolLayer(2, ceil_mode=1), TypeError, "ceil_mode must be a bool"),
     (lambda: lg.AveragePoolLayer(2, count_include_pad=0), TypeError, "count_include_pad must be a bool"),
-    (lambda: lg.AveragePoolLayer(2, padding=-1), ValueError, "padding must be 2 ints of at least 0"),
+    (lambda: lg.AveragePoolLayer(2, padding=-1), ValueError, "padding must be an int of at least 0, or 2 of them"),
     (lambda: lg.GlobalAveragePoolLayer(0), ValueError, "spatial_axes must be in 1..3, got 0"),
     (lambda: lg.FlattenLayer(2.0), TypeError, "spatial_axes must be an int"),  # type: ignore[arg-type]
     (lambda: lg.MaxPoolLayer(3)(np.zeros((1, 1, 2, 4))), ValueError, r"kernel_shape \(3, 3\).*spatial axis 0 has 2"),

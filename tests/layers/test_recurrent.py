@@ -122,6 +122,11 @@ def test_diagnostics() -> None:
         (lambda: lg.LSTMLayer(3, 2).forward(np.zeros((2, 5, 4))), ValueError, r"x must end in \[time, 3\]"),
         (lambda: lg.LSTMLayer(3, 2).forward(np.zeros(3)), ValueError, "x must end in"),
         (lambda: lg.export_onnx(lg.LSTMLayer(3, 2, dtype=np.float64)), ValueError, "LSTM for float64"),
+        (
+            lambda: lg.StandardLoRAAdapter(lg.LSTMLayer(3, 2, False), 1).forward(np.zeros((2, 0, 3))),
+            ValueError,
+            r"time.* is 0 but must equal 1 \(where batch = 2, time = 0\)",
+        ),
     ],
 )
 def test_errors(make: Any, error: type[Exception], message: str) -> None:

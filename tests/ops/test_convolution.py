@@ -107,12 +107,18 @@ X, W = ("batch", 4, 5, 6), (6, 2, 3, 3)
         ((4, 5), (4, 5), None, {}, "over 0 spatial axes"),
         (X, W, (4,), {"group": 2}, "the bias float32[4] must have one element for each output"),
         (X, W, (6, 1), {"group": 2}, "the bias must be a vector, got float32[6, 1]"),
-        (X, W, None, {"strides": (1, 0), "group": 2}, "strides must be 2 ints of at least 1, got (1, 0)"),
-        (X, W, None, {"strides": (1, 1, 1), "group": 2}, "strides must be 2 ints of at least 1, got (1, 1, 1)"),
-        (X, W, None, {"dilations": -1, "group": 2}, "dilations must be 2 ints of at least 1, got -1"),
-        (X, W, None, {"pads": -1, "group": 2}, "pads must be 2 ints of at least 0, got -1"),
+        (X, W, None, {"strides": (1, 0), "group": 2}, "strides must be an int of at least 1, or 2 of them, got (1, 0)"),
+        (
+            X,
+            W,
+            None,
+            {"strides": (1, 1, 1), "group": 2},
+            "or 2 of them, got (1, 1, 1)",
+        ),
+        (X, W, None, {"dilations": -1, "group": 2}, "dilations must be an int of at least 1, or 2 of them, got -1"),
+        (X, W, None, {"pads": -1, "group": 2}, "pads must be an int of at least 0, or 2 of them, got -1"),
         (X, W, None, {"pads": (0, 0, 0, -1), "group": 2}, "pads must be 4 ints of at least 0"),
-        (X, W, None, {"pads": (1, 1, 1), "group": 2}, "pads must be 2 ints of at least 0, got (1, 1, 1)"),
+        (X, W, None, {"pads": (1, 1, 1), "group": 2}, "pads must be an int of at least 0, or 2 of them, got (1, 1, 1)"),
         (X, W, None, {"group": 0}, "group must be at least 1, got 0"),
     ],
 )
@@ -130,7 +136,7 @@ def test_impossible_convolutions_are_refused(x: Any, w: Any, b: Any, attributes:
         ((2, 4, 5), (4, 2, 3), {"group": 3}, "group must divide the channels, but 4 is no multiple of 3"),
         ((2, 4, 2), (4, 2, 3), {"pads": 3}, "pads [3, 3] cut off more than there is, down to [-2]"),
         ((2, 4, 5), (4, 2, 3), {"strides": 2, "output_padding": 2}, "less than the stride of its axis ([2]), got [2]"),
-        ((2, 4, 5), (4, 2, 3), {"output_padding": -1}, "output_padding must be 1 ints of at least 0, got -1"),
+        ((2, 4, 5), (4, 2, 3), {"output_padding": -1}, "output_padding must be an int of at least 0, got -1"),
     ],
 )
 def test_impossible_transposes_are_refused(x: Any, w: Any, attributes: Any, message: str) -> None:

@@ -193,9 +193,21 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
         r"kernel_shape \(7, 7\).*spatial axis 0 has 6",
     ),
     "dilated window too large": (lambda: ops.average_pool(X, 3, dilations=3), ValueError, "dilations"),
-    "kernel of other rank": (lambda: ops.max_pool(X, (2,)), ValueError, "kernel_shape must be 2 ints"),
-    "stride 0": (lambda: ops.max_pool(X, 2, strides=0), ValueError, "strides must be 2 ints of at least 1"),
-    "negative pads": (lambda: ops.max_pool(X, 2, pads=-1), ValueError, "pads must be 2 ints of at least 0"),
+    "kernel of other rank": (
+        lambda: ops.max_pool(X, (2,)),
+        ValueError,
+        "must be an int of at least 1, or 2",
+    ),
+    "stride 0": (
+        lambda: ops.max_pool(X, 2, strides=0),
+        ValueError,
+        "strides must be an int of at least 1",
+    ),
+    "negative pads": (
+        lambda: ops.max_pool(X, 2, pads=-1),
+        ValueError,
+        "pads must be an int of at least 0",
+    ),
     "pads beyond the window": (lambda: ops.max_pool(X, 2, pads=2), ValueError, "pads must be smaller than the window"),
     "float kernel": (lambda: ops.max_pool(X, 2.0), TypeError, "kernel_shape must be an int"),
     "no spatial axis": (

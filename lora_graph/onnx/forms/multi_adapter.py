@@ -55,7 +55,7 @@ def multi_adapter(layer: Layer, input_shape: InputShape, layout: str | None = No
     chosen = _layout(layout, stacks, prepared)
     arrays = chosen.arrays(stacks)
     index: Value = apply(Input(INPUT, tensor(np.int64, (_batch(prepared),))))
-    row = where(less(index, -1), constant(OUT_OF_RANGE, np.int64), index)
+    row = where(less(index, -1), constant(OUT_OF_RANGE, np.int64), index + 1)
     builders = chosen.builders(stacks, row)
     graph = rebuilt(prepared.graph, lambda value, operands: builders[value](*operands) if value in builders else None)
     graph = optimize_graph(replace(graph, inputs=(*graph.inputs, index)), "finish").graph

@@ -96,7 +96,9 @@ def find_slots(layer: Layer) -> tuple[Slot, ...]:
     """The slots of ``layer`` in order; ValueError if it has none."""
     found = tuple(_slots(layer))
     if not found:
-        raise ValueError(f"{layer.layer_name} has no adapter that takes part, so there is nothing to exchange")
+        raise ValueError(
+            f"{layer.layer_name} has no adapter that takes part, so there is nothing to exchange: lg.adapt puts one on"
+        )
     return found
 
 

@@ -22,7 +22,7 @@ from lora_graph.ops.linalg import MatMul
 from lora_graph.ops.shape import expand, unsqueeze
 
 TABLE = "adapter.columns"
-"""What tells columns apart: for each adapter, and for none at the end, 1 at its columns and 0 elsewhere."""
+"""What tells columns apart: for none, and then for each adapter, 1 at its columns and 0 elsewhere."""
 
 ADAPTERS: Dim = dims.dim("adapters")
 """How many adapters there are, and one more."""
@@ -84,7 +84,7 @@ class Columns:
         widths = [max(ranks) for ranks in zip(*(stack.ranks for stack in stacks), strict=True)]
         dtype = stacks[0].dtype
         owners = np.repeat(np.arange(len(widths)), widths)
-        found: dict[str, Array] = {TABLE: (owners == np.arange(len(widths) + 1)[:, None]).astype(dtype)}
+        found: dict[str, Array] = {TABLE: (owners == np.arange(-1, len(widths))[:, None]).astype(dtype)}
         for stack in stacks:
             wide = [widened(stack.slot, a, width, dtype) for a, width in zip(stack.arrays, widths, strict=True)]
             for own, name in stack.slot.parameters.items():
@@ -115,14 +115,14 @@ class Columns:
 class Rows:
     """x A[i] B[i], with the matrices of each sample taken from stacks A ``[K + 1, in, r]`` and B ``[K + 1, r, out]``.
 
-    The last ones are 0. Only products of matrices have this layout.
+    The first ones are 0. Only products of matrices have this layout.
     """
 
     def arrays(self, stacks: list[Stack]) -> dict[str, Array]:
         found: dict[str, Array] = {}
         for stack in stacks:
             rank = max(stack.ranks)
-            wide = [widened(stack.slot, a, rank, stack.dtype) for a in (*stack.arrays, None)]
+            wide = [widened(stack.slot, a, rank, stack.dtype) for a in (None, *stack.arrays)]
             for own, name in stack.slot.parameters.items():
                 found[name] = np.stack([arrays[own] for arrays in wide])
         return found

@@ -63,7 +63,7 @@ def test_a_transformer_with_adapters(form: str, transformer: ImportedLayer, rng:
 
 def test_files_have_half_the_size(rng: np.random.Generator, tmp_path: Path) -> None:
     model = adapted(lg.DenseLayer(128, 96, rng=rng), "lora", rng)
-    for name, dtype in (("whole", None), ("half", "float16")):
+    for name, dtype in (("whole", None), ("half", np.float16)):
         lg.export_onnx(model, tmp_path / f"{name}.onnx", dtype=dtype)
     sizes = [(tmp_path / f"{name}.onnx").stat().st_size for name in ("whole", "half")]
     assert sizes[1] < 0.55 * sizes[0]
@@ -132,6 +132,8 @@ def test_what_cannot_be_halved(rng: np.random.Generator, tmp_path: Path) -> None
         lg.export_onnx(lg.DenseLayer(4, 3, dtype=np.float64, rng=rng), dtype="float16")
     with pytest.raises(ValueError, match="dtype must be one of float16, got 'int8'"):
         lg.export_onnx(lg.DenseLayer(4, 3, rng=rng), dtype="int8")
+    with pytest.raises(TypeError, match="dtype must be one of float16, got 5"):
+        lg.export_onnx(lg.DenseLayer(4, 3, rng=rng), dtype=5)  # type: ignore[call-overload]
     model = randomized(lg.adapt(lg.DenseLayer(12, 9, rng=rng), rank=2, rng=rng), rng)
     model.set_parameters(np.full(model.parameter_count, 1e5))
     with pytest.raises(ValueError, match=r"lora\.[AB] has numbers beyond ±65,504"):

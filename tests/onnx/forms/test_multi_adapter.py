@@ -75,12 +75,10 @@ def test_a_number_that_no_adapter_has_is_an_error(layout: str, rng: np.random.Ge
     written = lg.export_onnx(model, form="multi-adapter", layout=layout)
     session, imported = lg.Session(written), lg.load_onnx(written)
     x = numbers(rng, 3)
-    for wrong in (-2, -5, -6, 5, 100, -(2**63), 2**63 - 1):
+    for wrong in (-2, -5, -6, 4, 5, 100, -(2**63), 2**63 - 1):
         for run in (session.run, imported.forward):
             with pytest.raises(ValueError, match=r"(?i)gather"):
                 run({"x": x, "adapter": np.asarray([0, wrong, 1])})
-    none = session.run({"x": x, "adapter": [4, 4, 4]})
-    np.testing.assert_array_equal(none, session.run({"x": x, "adapter": [-1, -1, -1]}))
     np.testing.assert_allclose(
         imported.forward({"x": x, "adapter": [0, 3, -1]}), one_by_one(model, x, [0, 3, -1]), **TOLERANCE
     )
@@ -136,6 +134,14 @@ def test_what_has_no_rank_or_no_samples_is_refused(rng: np.random.Generator) -> 
         lg.export_onnx(recurrent, form="multi-adapter")
     with pytest.raises(ValueError, match=r"layout must be one of columns, rows, got 'diagonal'"):
         lg.export_onnx(several(dense(rng), rng), form="multi-adapter", layout="diagonal")
+
+
+def test_a_form_without_layouts_takes_none(rng: np.random.Generator, tmp_path: Path) -> None:
+    model = several(dense(rng), rng)
+    with pytest.raises(TypeError, match="form='parallel' has no option 'layout'; it has none"):
+        lg.export_onnx(model, layout="rows")
+    with pytest.raises(TypeError, match="an adapter file for form='hot-swap' has no option 'layout'"):
+        lg.export_adapter(model, tmp_path / "all", "all", layout="rows")
 
 
 def test_pairs_of_different_kinds_at_one_weight_are_refused(rng: np.random.Generator, tmp_path: Path) -> None:
