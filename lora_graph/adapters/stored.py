@@ -83,7 +83,7 @@ class Stored:
         if fingerprint(self._base.state, given) != config.fingerprint:
             raise LoadError(f"{path}: the adapter was trained on another base than {self._base.layer_name}")
         try:
-            made = self._remade(config)
+            made = self.remade(config)
         except (ValueError, TypeError) as error:
             raise LoadError(f"{path}: {error}") from error
         slots = self._base.slots()
@@ -117,8 +117,8 @@ class Stored:
         kept = [label for label, (_, trains) in self._base.slots().items() if trains or label in self._replaced]
         write_pretrained(Path(folder), adapter, naming, base, kept, base_name)
 
-    def _remade(self, config: AdapterConfig) -> Adapter:
-        """An adapter made as ``config`` says."""
+    def remade(self, config: AdapterConfig) -> Adapter:
+        """An adapter made as ``config`` says, which is not added; ValueError or TypeError where there is none such."""
         family = FAMILIES[checks.choice("family", config.family, list(FAMILIES))]
         places = {target.name: target.site for target in targets(self._base, family.has_pairs)}
         unknown = sorted(config.weights.keys() - places.keys())

@@ -20,6 +20,16 @@ WIDTH = 96
 @click.command(short_help="Compare the ways a model runs.")
 @MODEL
 @click.option(
+    "--adapter",
+    type=click.Path(path_type=Path),
+    help="An adapter file or a PEFT folder: what in it does not fit the model is listed; if it fits, it is used.",
+)
+@click.option(
+    "--base-weights",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="With --adapter: the base's weights before it was exported, as for `lora-graph import`.",
+)
+@click.option(
     "--inputs",
     "data",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -41,6 +51,8 @@ WIDTH = 96
 def check(
     ctx: click.Context,
     model: Path,
+    adapter: Path | None,
+    base_weights: Path | None,
     data: Path | None,
     batch_size: tuple[int, ...],
     size: tuple[str, ...],
@@ -58,12 +70,15 @@ def check(
     import lora_graph as lg
     from lora_graph.cli import runs
     from lora_graph.cli.arrays import plain, read_inputs
+    from lora_graph.layers.weights import read_safetensors
 
     source: Any = runs.load(model) if model.is_dir() else model
     names = [] if data is None else list((source if model.is_dir() else lg.load_onnx(model)).inputs)
     inputs = None if data is None else read_inputs(data, names)
     report = lg.check(
         source,
+        adapter=adapter,
+        base_weights=None if base_weights is None else read_safetensors(base_weights),
         inputs=inputs,
         batch_sizes=batch_size,
         sizes=_sizes(size),

@@ -13,7 +13,7 @@ from lora_graph.errors import LoadError
 from lora_graph.inspect.draw import Drawing
 from lora_graph.inspect.engines import Given, input_types
 from lora_graph.ir.graph import Graph
-from lora_graph.ir.types import Array
+from lora_graph.ir.types import Array, TensorType
 from lora_graph.layers.imported import FORM
 from lora_graph.onnx.forms.deployment import SLOTS
 from lora_graph.onnx.forms.dynamic_rank import INPUT as RANK
@@ -58,17 +58,19 @@ def cases(
             yield Case(label + what, Given(inputs | chosen, overrides))
 
 
+def slots_of(graph: Graph, metadata: Mapping[str, str]) -> dict[str, TensorType]:
+    """What a model takes of an adapter at run time: the types of inputs, or of parameters that can be given anew."""
+    types = {name: leaf.type for name, leaf in graph.parameters.items()} | input_types(graph)
+    return {name: types[name] for name in _names(metadata, SLOTS) if name in types}
+
+
 class _Form:
     """What can be chosen when a model of some form is run."""
 
     def __init__(self, graph: Graph, metadata: Mapping[str, str], matrices: Mapping[str, Array]) -> None:
         types = input_types(graph)
         self._name, self._matrices = metadata.get(FORM, ""), matrices
-        self._slots = {
-            name: types.get(name) or graph.parameters[name].type
-            for name in _names(metadata, SLOTS)
-            if name in types or name in graph.parameters
-        }
+        self._slots = slots_of(graph, metadata)
         self._weights = {
             name: leaf.dtype for name, leaf in graph.parameters.items() if name.endswith(".weight") and not leaf.rank
         }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +14,13 @@ from lora_graph import checks
 from lora_graph.inspect.cases import Case, cases
 from lora_graph.inspect.differences import Difference, Tolerance, difference
 from lora_graph.inspect.engines import Engine, Given, Interpreter, Program, Runtime, State, program_of
+from lora_graph.inspect.lint import Looked, look
 from lora_graph.inspect.locate import first_divergence, precision, precisions, random_values
 from lora_graph.inspect.report import CheckReport, Comparison
-from lora_graph.inspect.subject import Subject
+from lora_graph.inspect.subject import Subject, label_of
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.opaque import Opaque
+from lora_graph.ir.types import Array
 from lora_graph.layers.layer import Layer
 from lora_graph.onnx.source import ModelSource
 
@@ -26,10 +30,11 @@ REFERENCE, AS_IS, OPTIMIZED, MERGED = "reference", "runtime as is", "runtime opt
 def check(
     model: Layer | ModelSource,
     *,
+    adapter: str | PathLike[str] | None = None,
+    base_weights: Mapping[str, npt.ArrayLike] | None = None,
     inputs: Mapping[str, npt.ArrayLike] | None = None,
     batch_sizes: Sequence[int] = (1, 7),
     sizes: Mapping[str, int] | None = None,
-    matrices: Mapping[str, npt.NDArray[np.generic]] | None = None,
     seed: int = 0,
     atol: float = 0.0,
     rtol: float | None = None,
@@ -43,7 +48,10 @@ def check(
     for float64, 1e-5 for float32, 1e-2 for float16, 1e-1 for bfloat16. Integers and bools have to be equal.
 
     Inputs are random, seeded, at each of ``batch_sizes``; other named dimensions are 16, or what ``sizes`` says; or the
-    inputs are ``inputs``. A model that takes the matrices of an adapter at run time gets ``matrices``, or random ones.
+    inputs are ``inputs``. A model of a form runs in each way that it can: see ``docs/check.md``.
+
+    The file or folder ``adapter`` is looked through first (see :func:`lint_adapter`, also for ``base_weights``); where
+    it fits, it is the model with this adapter that is checked.
 
     TypeError, ValueError or LoadError for what cannot be read or run at all.
     """
@@ -54,13 +62,21 @@ def check(
     if not batches:
         raise ValueError("batch_sizes must name at least one size, got none")
     fixed = {name: checks.integer(f"sizes[{name!r}]", size, 0) for name, size in (sizes or {}).items()}
-    subject = Subject.of(model)
+    looked = Looked((), model) if adapter is None else look(model, Path(adapter), base_weights or {})
+    if any(finding.severity == "error" for finding in looked.findings):
+        return CheckReport(label_of(model), "", (), (), looked.findings)
+    subject = Subject.of(looked.model)
     if inputs is None:
-        chosen = list(cases(subject.program.graph, subject.metadata, batches, fixed, rng, matrices))
+        chosen = list(cases(subject.program.graph, subject.metadata, batches, fixed, rng, looked.matrices))
     else:
-        given = Given({name: np.asarray(array) for name, array in inputs.items()}, dict(matrices or {}))
-        chosen = [Case("given inputs", given)]
-    return compared(subject, chosen, tolerance)
+        chosen = [_given_case(subject.program.graph, inputs, looked.matrices)]
+    return replace(compared(subject, chosen, tolerance), model=label_of(model), findings=looked.findings)
+
+
+def _given_case(graph: Graph, inputs: Mapping[str, npt.ArrayLike], matrices: Mapping[str, Array]) -> Case:
+    required = {name: array for name, array in matrices.items() if name in graph.input_names}
+    overrides = {name: array for name, array in matrices.items() if name not in required}
+    return Case("given inputs", Given({**required, **{n: np.asarray(array) for n, array in inputs.items()}}, overrides))
 
 
 @dataclass

@@ -18,6 +18,18 @@ class Finding:
         return f"{self.severity}: {self.where}: {self.message}" if self.where else f"{self.severity}: {self.message}"
 
 
+def error(where: str, message: str) -> Finding:
+    return Finding("error", where, message)
+
+
+def warning(where: str, message: str) -> Finding:
+    return Finding("warning", where, message)
+
+
+def note(where: str, message: str) -> Finding:
+    return Finding("note", where, message)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One output, computed in two ways: the largest differences over all cases, and where they first appear."""

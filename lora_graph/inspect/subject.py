@@ -16,6 +16,13 @@ from lora_graph.onnx.importer import read_model
 from lora_graph.onnx.source import ModelSource
 
 
+def label_of(model: Layer | ModelSource) -> str:
+    """What to call a model in a report: a layer's name, a file's path."""
+    if isinstance(model, Layer):
+        return model.layer_name
+    return os.fspath(model) if isinstance(model, str | os.PathLike) else "the model"
+
+
 @dataclass(frozen=True)
 class Subject:
     """``program`` is what the model is to compute, and ``written`` what the model ``source`` does, as it is read."""
@@ -35,13 +42,12 @@ class Subject:
             source = export_onnx(model)
             read = read_model(source)
             program = Program(model.to_graph(), model.state)
-            return cls(model.layer_name, program, source, Program(read.graph, read.state), read.metadata, model)
+            return cls(label_of(model), program, source, Program(read.graph, read.state), read.metadata, model)
         read = read_model(model)
-        label = os.fspath(model) if isinstance(model, str | os.PathLike) else read.graph.name
         program = Program(read.graph, read.state)
         is_parallel = read.metadata.get(FORM) == "parallel"
         layer = ImportedLayer(read.graph, read.state, read.metadata) if is_parallel else None
-        return cls(str(label), program, model, program, read.metadata, layer)
+        return cls(label_of(model), program, model, program, read.metadata, layer)
 
     def merged(self) -> tuple[ModelSource | None, str]:
         """The model with its adapters merged, where it has such; or why they cannot be."""

@@ -19,6 +19,7 @@ from lora_graph.interop.modules import Modules
 from lora_graph.interop.peft_config import CONFIG
 from lora_graph.interop.tensors import Tensors, base_arrays, read_tensors
 from lora_graph.interop.tied import untied
+from lora_graph.ir.types import Array
 from lora_graph.layers.layer import Layer
 
 PREFIXES = ("lycoris", "lora", "lora_unet", "lora_te", "lora_te1", "lora_te2", "lora_te3", "lora_transformer")
@@ -50,22 +51,28 @@ def load_lycoris(
     found = read_tensors(file, model.dtype)
     if any(key.startswith(PREFIX) for key in found):
         raise LoadError(f"{file}: a file of PEFT, which goes with its {CONFIG}: give the folder that both are in")
-    grouped: dict[str, Tensors] = {}
-    for key, array in found.items():
-        module, _, parameter = key.partition(".")
-        grouped.setdefault(module, Tensors(file, f"{module}.")).add(parameter, array)
+    modules = grouped(file, found)
     given = base_arrays(base_weights, model.dtype)
-    known = _flattened(Modules(untied(model), given))
+    known = flattened(Modules(untied(model), given))
     forms: dict[str, Form] = {}
-    for flat, tensors in grouped.items():
-        module = _module(flat, known, tensors)
+    for flat, tensors in modules.items():
+        module = module_of(flat, known, tensors)
         if module in forms:
             raise LoadError(f"{file}: {flat} is {module}, which the file has under another prefix as well")
-        forms[module] = _form(tensors)
+        forms[module] = form_of(tensors)
     return adapted_by(model, file, forms, given)
 
 
-def _flattened(modules: Modules) -> dict[str, set[str]]:
+def grouped(file: Path, tensors: Mapping[str, Array]) -> dict[str, Tensors]:
+    """The tensors of each module, which is named as in the file."""
+    found: dict[str, Tensors] = {}
+    for key, array in tensors.items():
+        module, _, parameter = key.partition(".")
+        found.setdefault(module, Tensors(file, f"{module}.")).add(parameter, array)
+    return found
+
+
+def flattened(modules: Modules) -> dict[str, set[str]]:
     """The paths of modules, and the ends of these, by how they are written with underscores."""
     found: dict[str, set[str]] = {}
     for path in modules.paths():
@@ -75,7 +82,7 @@ def _flattened(modules: Modules) -> dict[str, set[str]]:
     return found
 
 
-def _module(flat: str, known: Mapping[str, set[str]], tensors: Tensors) -> str:
+def module_of(flat: str, known: Mapping[str, set[str]], tensors: Tensors) -> str:
     """The module that is written ``flat`` behind one of the prefixes."""
     rests = [flat.removeprefix(f"{prefix}_") for prefix in PREFIXES if flat.startswith(f"{prefix}_")]
     found = sorted({path for rest in rests for path in known.get(rest, ())})
@@ -87,7 +94,9 @@ def _module(flat: str, known: Mapping[str, set[str]], tensors: Tensors) -> str:
     raise tensors.error(name, f"has no place in the model: no module is written so behind {', '.join(PREFIXES)}")
 
 
-def _form(tensors: Tensors) -> Form:
+def form_of(tensors: Tensors) -> Form:
+    """What the file has for a module; LoadError naming the tensor that is missing, too many or of another shape."""
+
     def scale(rank: int) -> float:
         return _alpha(tensors, rank) / rank
 

@@ -48,9 +48,9 @@ def load_peft(
     if folder.is_file():
         raise LoadError(f"{folder}: a file; PEFT saves a folder, and lg.load_lycoris reads files of LyCORIS and kohya")
     config = PeftConfig.read(folder)
-    file = _tensor_file(folder)
+    file = tensor_file(folder)
     keys = sort_keys(file, read_tensors(file, model.dtype))
-    found = {module: _form(module, tensors, config) for module, tensors in keys.adapters.items()}
+    found = {module: form_of(module, tensors, config) for module, tensors in keys.adapters.items()}
     given = base_arrays(base_weights, model.dtype)
     adapted, placed = place(model, file, found, given, keys.base)
     if config.residual:
@@ -61,7 +61,8 @@ def load_peft(
     return adapted
 
 
-def _tensor_file(folder: Path) -> Path:
+def tensor_file(folder: Path) -> Path:
+    """Where the folder has its tensors; LoadError if it has them as a pickle only."""
     path = folder / TENSORS
     if not path.exists():
         pickled = [item for item in sorted(folder.glob("adapter_model.*")) if item.suffix in PICKLES]
@@ -70,7 +71,9 @@ def _tensor_file(folder: Path) -> Path:
     return path
 
 
-def _form(module: str, tensors: Tensors, config: PeftConfig) -> Form:
+def form_of(module: str, tensors: Tensors, config: PeftConfig) -> Form:
+    """What the folder has for a module; LoadError naming the tensor that is missing, too many or of another shape."""
+
     def scale(rank: int) -> float:
         return config.scale_of(module, rank)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -15,6 +16,9 @@ import onnxruntime
 from lora_graph.errors import LoadError
 from lora_graph.files import atomic_write
 from lora_graph.ir.types import Array, TensorType, type_of
+
+MAGIC = b"TORT"
+"""What stands at the fifth byte of such a file."""
 
 VERSION = 1
 """The version of what adapter files of this package hold: matrices with the scale in B."""
@@ -54,24 +58,36 @@ def inspect_adapter(path: str | os.PathLike[str]) -> tuple[dict[str, TensorType]
         return {name: type_of(view) for name, view in views.items()}, version
 
 
+def read_unchecked(path: str | os.PathLike[str]) -> tuple[dict[str, Array], int, int]:
+    """The arrays in a file, its adapter version and its model version, as they are; LoadError for no such file."""
+    found, values = _parsed(os.fspath(path))
+    arrays = {name: np.array(value.numpy()) for name, value in values.items()}
+    return arrays, found.get_adapter_version(), found.get_model_version()
+
+
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Array], int]]:
     """The arrays of a file as views of it, which end with the block, and its model version."""
     where = os.fspath(path)
-    if not Path(where).is_file():
-        raise LoadError(f"{where}: no such file")
-    try:
-        found = onnxruntime.AdapterFormat.read_adapter(where)
-        values = found.get_parameters()
-        views = {name: value.numpy() for name, value in values.items()}
-    except Exception as error:  # ONNX Runtime's own exceptions have no common base class but this one
-        raise LoadError(f"{where}: not an adapter file of ONNX Runtime, or a damaged one") from error
+    found, values = _parsed(where)
+    views = {name: value.numpy() for name, value in values.items()}
     if found.get_adapter_version() != VERSION:
         raise LoadError(f"{where}: its adapter version is {found.get_adapter_version()}, expected {VERSION}")
     for name, view in views.items():
         if not np.isfinite(view).all():
             raise LoadError(f"{where}: {name} holds values that are not finite")
     yield views, found.get_model_version()
+
+
+def _parsed(where: str) -> tuple[Any, dict[str, Any]]:
+    """A file as ONNX Runtime reads it, and its values by name; LoadError where it cannot."""
+    if not Path(where).is_file():
+        raise LoadError(f"{where}: no such file")
+    try:
+        found = onnxruntime.AdapterFormat.read_adapter(where)
+        return found, dict(found.get_parameters())
+    except Exception as error:  # ONNX Runtime's own exceptions have no common base class but this one
+        raise LoadError(f"{where}: not an adapter file of ONNX Runtime, or a damaged one") from error
 
 
 def model_version(fingerprint: str) -> int:
