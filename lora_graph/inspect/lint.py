@@ -99,7 +99,8 @@ def _slots(
     wanted = slots_of(read.graph, read.metadata)
     if not wanted:
         return Looked((*odd, error("", NO_SLOTS)), source)
-    findings = [*odd, *compared(arrays, wanted), *judged(arrays)]
+    ordered = {name: arrays[name] for name in (*wanted, *sorted(arrays)) if name in arrays}
+    findings = [*odd, *compared(ordered, wanted), *judged(ordered)]
     expected = read.metadata.get(FINGERPRINT)
     if expected is None:
         findings.append(warning("", "the model has no fingerprint of its base to compare with"))

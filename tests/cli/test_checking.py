@@ -125,3 +125,42 @@ def test_help_names_the_exit_codes() -> None:
     result = call("check", "--help")
     assert result.exit_code == 0
     assert "Exit code 0" in result.output
+
+
+def test_an_adapter_is_looked_through_and_used(run: Path, base: Path, tmp_path: Path) -> None:
+    result = call("check", base, "--adapter", run / "adapter.safetensors", "--batch-size", 2)
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("note: lora of rank 2 at 2 weights of the model\n")
+    assert "merged / runtime optimized" in result.output
+    model = tmp_path / "model.onnx"
+    assert call("export", run, "--form", "hot-swap", "-o", model).exit_code == 0
+    swapped = call("check", model, "--adapter", model.with_suffix(".onnx_adapter"), "--json")
+    assert swapped.exit_code == 0, swapped.output
+    facts = json.loads(swapped.output)
+    assert facts["findings"] == []
+    assert "batch 7, the adapter" in facts["cases"]
+
+
+def test_an_adapter_that_does_not_fit_gives_exit_code_1(run: Path, tmp_path: Path, rng: np.random.Generator) -> None:
+    lg.export_onnx(lg.DenseLayer(12, 10, rng=rng), tmp_path / "other.onnx")
+    result = call("check", tmp_path / "other.onnx", "--adapter", run / "adapter.safetensors")
+    assert result.exit_code == 1
+    lines = result.output.splitlines()
+    assert [line.split(":")[0] for line in lines[:-1]] == ["error"] * 3
+    assert lines[-1] == f"{tmp_path / 'other.onnx'}: the adapter does not fit"
+    as_json = call("check", tmp_path / "other.onnx", "--adapter", run / "adapter.safetensors", "--json")
+    assert as_json.exit_code == 1
+    facts = json.loads(as_json.output)
+    assert facts["ok"] is False
+    assert {"severity", "where", "message"} == set(facts["findings"][0])
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\x80\x04pickle", b"\xff" * 40])
+def test_a_bad_adapter_is_one_line(content: bytes | None, base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx_adapter"
+    if content is not None:
+        path.write_bytes(content)
+    result = call("check", base, "--adapter", path)
+    assert result.exit_code == 2
+    assert result.output.startswith(f"error: {path}")
+    assert len(result.output.splitlines()) == 1
