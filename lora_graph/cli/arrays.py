@@ -17,9 +17,10 @@ from lora_graph.files import atomic_write
 from lora_graph.ir.types import Array, type_of
 
 
-def read_inputs(path: Path, names: Sequence[str]) -> dict[str, Array]:
+def read_inputs(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Array]:
     """The arrays for the inputs ``names``: an .npy file for a single one, or an .npz file that holds them by name.
 
+    The file may hold ``optional`` ones as well; what else is in it is left.
     An .npz file with a single array serves a single input whatever its name. Nothing is ever unpickled.
     """
     with open(path, "rb") as file:
@@ -37,7 +38,7 @@ def read_inputs(path: Path, names: Sequence[str]) -> dict[str, Array]:
     missing = [name for name in names if name not in arrays]
     if missing:
         raise LoadError(f"{path}: has no array {missing[0]!r}; it holds {', '.join(arrays) or 'nothing'}")
-    return {name: arrays[name] for name in names}
+    return {name: arrays[name] for name in (*names, *optional) if name in arrays}
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+if TYPE_CHECKING:
+    import lora_graph as lg
+
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+OUTPUT = click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The ONNX file to write."
+)
+RANK = click.option("--rank", type=int, help="The rank of DyLoRA adapters.  [default: the one they were saved with]")
+DTYPE = click.option(
+    "--dtype", type=click.Choice(["float16"]), help="Weights of half the size; inputs and outputs stay float32."
+)
+OPSET = click.option("--opset", type=int, default=21, show_default=True, help="ONNX opset, 21 to 26.")
 
 
 @click.command(short_help="Train, adapt and export a digit classifier.")
@@ -21,7 +32,10 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON inste
     help="Dense layers, convolutions, or an LSTM that reads the images row by row.",
 )
 @click.option(
+    "-o",
+    "--output",
     "--out",
+    "out",
     type=click.Path(file_okay=False, path_type=Path),
     help="Where the ONNX files go.  [default: exported_models, with the model's name below it unless that is mlp]",
 )
@@ -49,9 +63,7 @@ FORMS = ("merged", "parallel", "hot-swap", "web", "dynamic-rank", "multi-adapter
 
 @click.command(short_help="Write a model with its adapters in another form.")
 @MODEL
-@click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The file to write."
-)
+@OUTPUT
 @click.option(
     "--form",
     type=click.Choice(FORMS),
@@ -60,13 +72,21 @@ FORMS = ("merged", "parallel", "hot-swap", "web", "dynamic-rank", "multi-adapter
     help="Adapters folded into their base; beside it; or in files of their own (see docs/deploy.md).",
 )
 @click.option("--adapter-only", is_flag=True, help="Write only the adapter files of a form that takes such files.")
-@click.option(
-    "--dtype", type=click.Choice(["float16"]), help="Weights of half the size; inputs and outputs stay float32."
-)
-@click.option("--opset", type=int, default=21, show_default=True, help="ONNX opset, 21 to 26.")
+@click.option("--layout", type=click.Choice(["columns", "rows"]), help="Of multi-adapter.  [default: the cheaper one]")
+@RANK
+@DTYPE
+@OPSET
 @AS_JSON
 def export(
-    model: Path, output: Path, form: str, adapter_only: bool, dtype: str | None, opset: int, as_json: bool
+    model: Path,
+    output: Path,
+    form: str,
+    adapter_only: bool,
+    layout: str | None,
+    rank: int | None,
+    dtype: str | None,
+    opset: int,
+    as_json: bool,
 ) -> None:
     """Write MODEL, an ONNX file or a run, anew: with its adapters merged into their base, beside it, or apart.
 
@@ -83,19 +103,24 @@ def export(
     merged_before = isinstance(layer, ImportedLayer) and layer.metadata.get(FORM) == "merged"
     if form == "parallel" and merged_before:
         raise ValueError(f"{model}: its adapters are merged, and cannot be taken out again; use --form merged")
+    if layout is not None and form != "multi-adapter":
+        raise ValueError(f"--layout belongs to --form multi-adapter, got --form {form}")
+    options: dict[str, Any] = {} if layout is None else {"layout": layout}
+    if rank is not None:
+        _deploy_at(layer, rank)
     adapters = [f"{a['path'] or 'model'}: {a['family']} rank {a['exported_rank']}" for a in describe_adapters(layer)]
     facts: dict[str, Any] = {"file": str(output), "form": form, "opset": opset, "adapters": adapters}
     chosen = form_of(form)
     if adapter_only and not chosen.suffix:
         raise ValueError(f"--adapter-only: a model of the form {form} takes no adapter files")
     if not adapter_only:
-        written = lg.export_onnx(layer, output, form=form, opset=opset, dtype=dtype)
+        written = lg.export_onnx(layer, output, form=form, opset=opset, dtype=dtype, **options)
         facts |= {"nodes": len(written.graph.node), "bytes": output.stat().st_size}
     beside = output if adapter_only else output.with_suffix(chosen.suffix or output.suffix)
     names = chosen.files(layer)
     files = {beside if name is None else beside.with_suffix(f".{name}{beside.suffix}"): name for name in names}
     for path, name in files.items():
-        lg.export_adapter(layer, path, name, form=form, dtype=dtype)
+        lg.export_adapter(layer, path, name, form=form, dtype=dtype, **options)
     if files:
         facts["adapter_files"] = {str(path): path.stat().st_size for path in files}
     if as_json:
@@ -108,6 +133,17 @@ def export(
         click.echo(f"{file}: {size:,} bytes")
 
 
+def _deploy_at(layer: lg.Layer, rank: int) -> None:
+    """Let the DyLoRA adapters in ``layer`` work at ``rank``; ValueError if there is none, or for a rank it has not."""
+    from lora_graph.adapters.dylora import DyLoRAAdapter
+
+    found = [part for part in layer.places() if isinstance(part, DyLoRAAdapter)]
+    if not found:
+        raise ValueError(f"--rank is for DyLoRA adapters, and {layer.layer_name} has none")
+    for adapter in found:
+        adapter.set_deployment_rank(rank)
+
+
 @click.command(short_help="Run an ONNX file on arrays.")
 @MODEL
 @click.argument("data", type=click.Path(path_type=Path))
@@ -117,16 +153,31 @@ def export(
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where the outputs go: an .npz file, or an .npy file for a single one.",
 )
+@click.option(
+    "--adapter",
+    type=click.Path(path_type=Path),
+    help="An adapter file for a model that takes such: .onnx_adapter, or .safetensors for one of the form web.",
+)
 @click.option("--provider", default="cpu", show_default=True, help="ONNX Runtime provider: cpu, cuda ...")
 @AS_JSON
-def run(model: Path, data: Path, output: Path | None, provider: str, as_json: bool) -> None:
-    """Run MODEL, an ONNX file, on DATA: an .npy file, or an .npz file with one array for each input."""
+def run(model: Path, data: Path, output: Path | None, adapter: Path | None, provider: str, as_json: bool) -> None:
+    """Run MODEL, an ONNX file, on DATA: an .npy file, or an .npz file with one array for each input.
+
+    Inputs that have a default, as the weights of the form weighted, may be in the file as well.
+    """
     import lora_graph as lg
     from lora_graph.cli.arrays import plain, read_inputs, summary, write_arrays
+    from lora_graph.layers.weights import read_safetensors
 
     with lg.Session(model, provider) as session:
-        inputs = read_inputs(data, list(session.inputs))
-        results = session.run(inputs)
+        matrices, chosen = {}, None
+        if adapter is not None and adapter.suffix == ".safetensors":
+            matrices = read_safetensors(adapter)
+        elif adapter is not None:
+            chosen = session.load_adapter(adapter)
+        needed = [name for name in session.inputs if name not in matrices]
+        inputs = read_inputs(data, needed, list(session.optional_inputs))
+        results = session.run({**inputs, **matrices}, chosen)
         outputs: dict[str, Any] = results if isinstance(results, dict) else {next(iter(session.outputs)): results}
         providers = session.providers
     if output is not None:

@@ -8,14 +8,19 @@ from typing import Any
 
 import click
 
-from lora_graph.cli.commands import AS_JSON, MODEL
+from lora_graph.cli.commands import AS_JSON, DTYPE, MODEL, OPSET, OUTPUT, RANK, export
 
 RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
 
 @click.command(short_help="Put adapters on an ONNX model.")
 @MODEL
-@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="The folder of the new run.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder of the new run.  [required]",
+)
 @click.option(
     "--targets",
     multiple=True,
@@ -25,7 +30,7 @@ RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_t
 )
 @click.option("--exclude", multiple=True, help="Weights or modules to leave out.")
 @click.option("--adapter", default="lora", show_default=True, help="The family: lora, dora, dylora, lokr, lora_drop.")
-@click.option("--rank", type=int, default=8, show_default=True)
+@click.option("--rank", type=int, default=8, show_default=True, help="Below both widths of each weight, but for lokr.")
 @click.option("--alpha", type=float, default=-1.0, help="Numerator of the scale.  [default: the rank]")
 @click.option(
     "--rank-pattern", multiple=True, metavar="PATTERN=RANK", help="Another rank for what matches, as '*query*=4'."
@@ -34,7 +39,7 @@ RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_t
 @click.option("--ranks", help="Active ranks of dylora, such as 1,2,4,8.")
 @click.option("--dropout", type=float, help="Dropout rate of lora_drop.")
 @click.option("--unfreeze", multiple=True, help="Parameters of the model that train as well, as names or globs.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the first matrices.")
 @click.option("--list", "only_list", is_flag=True, help="Only list what could be adapted.")
 @AS_JSON
 def adapt(
@@ -108,13 +113,19 @@ def adapt(
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="An .npz file of inputs and targets.")
 @click.option("--loss", default="mse", show_default=True, help="mse, cross_entropy or binary_cross_entropy.")
 @click.option("--output", help="The output that the loss applies to, where the model has several.")
-@click.option("--epochs", type=int, default=1, show_default=True)
-@click.option("--batch-size", type=int, default=32, show_default=True)
-@click.option("--optimizer", type=click.Choice(["adamw", "adam", "sgd"]), default="adamw", show_default=True)
+@click.option("--epochs", type=int, default=1, show_default=True, help="Passes over the data.")
+@click.option("--batch-size", type=int, default=32, show_default=True, help="Samples a batch.")
+@click.option(
+    "--optimizer",
+    type=click.Choice(["adamw", "adam", "sgd"]),
+    default="adamw",
+    show_default=True,
+    help="How steps follow from gradients.",
+)
 @click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate.")
 @click.option("--clip-norm", type=float, help="Limit on the norm of the gradient.")
 @click.option("--accumulate", type=int, default=1, show_default=True, help="Batches a step.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the order and of draws.")
 @click.option("--cache-frozen", is_flag=True, help="Run what is frozen once for each sample, not in every epoch.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of an interrupted training.")
 @AS_JSON
@@ -163,17 +174,14 @@ def train(run: Path, data: Path, optimizer: str, lr: float, resume: bool, as_jso
 
 @click.command(short_help="Merge a run into its base.")
 @RUN
-@click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The ONNX file to write."
-)
-@click.option("--opset", type=int, default=21, show_default=True, help="ONNX opset, 21 to 26.")
-def merge(run: Path, output: Path, opset: int) -> None:
+@OUTPUT
+@RANK
+@DTYPE
+@OPSET
+@AS_JSON
+def merge(run: Path, **options: Any) -> None:
     """Write the model of RUN with its adapters merged into the weights; the same as `export RUN --form merged`."""
-    import lora_graph as lg
-    from lora_graph.cli import runs
-
-    lg.export_onnx(runs.load(run), output, form="merged", opset=opset)
-    click.echo(f"{output}: merged, {output.stat().st_size:,} bytes")
+    click.get_current_context().invoke(export, model=run, form="merged", **options)
 
 
 def _ints(name: str, text: str) -> list[int]:

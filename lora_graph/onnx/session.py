@@ -93,6 +93,11 @@ class Session:
         return dict(self._inputs)
 
     @property
+    def optional_inputs(self) -> dict[str, TensorType]:
+        """The types of what may be given and has a default, such as the weights of ``form="weighted"``, by name."""
+        return dict(self._overridable)
+
+    @property
     def outputs(self) -> dict[str, TensorType]:
         """The types of the outputs, by name."""
         return dict(self._outputs)

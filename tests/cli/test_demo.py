@@ -70,7 +70,7 @@ def test_the_files_of_the_demo_are_small(result: dict[str, Any]) -> None:
 @pytest.mark.parametrize("model", ["cnn", "lstm"])
 def test_other_networks_are_adapted_alike(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[DemoResult.__module__], "EPOCHS", 10)
-    done = CliRunner().invoke(main, ["demo", "--model", model, "--out", str(tmp_path), "--json"])
+    done = CliRunner().invoke(main, ["demo", "--model", model, "-o", str(tmp_path), "--json"])
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
     rows = rows_of(result)

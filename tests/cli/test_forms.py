@@ -81,6 +81,38 @@ def test_a_run_with_several_adapters(run: Path, rng: np.random.Generator, tmp_pa
     )
 
 
+@pytest.mark.parametrize(("form", "suffix"), [("hot-swap", ".onnx_adapter"), ("web", ".safetensors")])
+def test_a_model_is_run_with_an_adapter_file(
+    form: str, suffix: str, run: Path, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    model, x, y = tmp_path / "model.onnx", numbers(rng, 4), tmp_path / "y.npy"
+    np.save(tmp_path / "x.npy", x)
+    assert call("export", run, "--form", form, "-o", model).exit_code == 0
+    result = call("run", model, tmp_path / "x.npy", "--adapter", model.with_suffix(suffix), "-o", y)
+    assert result.exit_code == 0, result.output
+    np.testing.assert_allclose(np.load(y), load(run).eval().forward(x), rtol=1e-5, atol=1e-5)
+    wrong = call("run", model, tmp_path / "x.npy", "--adapter", tmp_path / f"none{suffix}")
+    assert (wrong.exit_code, len(wrong.output.splitlines())) == (2, 1)
+    assert f"none{suffix}" in wrong.output
+
+
+def test_inputs_with_a_default_may_be_in_the_file(run: Path, rng: np.random.Generator, tmp_path: Path) -> None:
+    model, x, y = tmp_path / "mix.onnx", numbers(rng, 4), tmp_path / "y.npy"
+    assert call("export", run, "--form", "weighted", "-o", model).exit_code == 0
+    assert list(lg.Session(model).optional_inputs) == ["default.weight"]
+    np.savez(tmp_path / "x.npz", **{"x": x, "default.weight": np.float32(0), "unused": x})
+    assert call("run", model, tmp_path / "x.npz", "-o", y).exit_code == 0
+    np.testing.assert_allclose(np.load(y), lg.Session(tmp_path / "base.onnx").run(x), rtol=1e-5, atol=1e-5)
+
+
+def test_the_layout_of_a_stack_is_chosen(run: Path, tmp_path: Path) -> None:
+    for layout, axes in (("columns", 2), ("rows", 3)):
+        result = call("export", run, "--form", "multi-adapter", "--layout", layout, "-o", tmp_path / "many.onnx")
+        assert result.exit_code == 0, result.output
+        kinds = lg.Session(tmp_path / "many.onnx").optional_inputs
+        assert {kind.rank for name, kind in kinds.items() if name.endswith(".A")} == {axes}
+
+
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [

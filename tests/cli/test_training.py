@@ -176,6 +176,8 @@ def test_an_interrupted_training_goes_on_bit_for_bit(base: Path, data: Path, tmp
         (("train", "{run}", "--data", "{data}", "--loss", "x"), "loss must be one of"),
         (("train", "{tmp}", "--data", "{data}"), "not a run"),
         (("merge", "{tmp}", "-o", "{new}"), "not a run"),
+        (("merge", "{run}", "-o", "{new}", "--rank", "2"), "--rank is for DyLoRA adapters, and AdaptedSequential has"),
+        (("export", "{run}", "-o", "{new}", "--layout", "rows"), "--layout belongs to --form multi-adapter"),
         (("export", "{tmp}", "-o", "{new}"), "not a run"),
     ],
 )
@@ -192,6 +194,26 @@ def test_mistakes_are_one_line_and_leave_no_trace(
     assert len(result.output.splitlines()) == 1
     assert not (tmp_path / "new").exists()
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_a_rank_of_dylora_is_chosen_in_merging(base: Path, data: Path, tmp_path: Path) -> None:
+    run, x = tmp_path / "run", np.load(data)["inputs"]
+    made = call("adapt", base, "-o", run, "--adapter", "dylora", "--rank", 2, "--ranks", "1,2")
+    assert made.exit_code == 0, made.output
+    trained = call("train", run, "--data", data, "--loss", "cross_entropy", "--epochs", 4, "--lr", 0.02)
+    assert trained.exit_code == 0, trained.output
+    model = load(run)
+    adapter = model.eval().adapters["default"]
+    assert isinstance(adapter, lg.DyLoRAAdapter)
+    for rank in (1, 2):
+        merged = call("merge", run, "-o", tmp_path / "merged.onnx", "--rank", rank, "--json")
+        assert json.loads(merged.output)["adapters"] == [f"default: dylora rank {rank}"]
+        adapter.set_deployment_rank(rank)
+        found = lg.Session(tmp_path / "merged.onnx").run(x)
+        np.testing.assert_allclose(found, model.forward(x), rtol=1e-5, atol=1e-5)
+    wrong = call("merge", run, "-o", tmp_path / "new.onnx", "--rank", 3)
+    assert (wrong.exit_code, wrong.output) == (2, "error: rank must be one of the active ranks [1, 2], got 3\n")
+    assert not (tmp_path / "new.onnx").exists()
 
 
 def test_a_run_whose_base_has_changed_is_refused(base: Path, data: Path, tmp_path: Path) -> None:
