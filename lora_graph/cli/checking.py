@@ -99,6 +99,8 @@ def print_report(report: CheckReport, model: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from lora_graph.inspect.report import UNKNOWN
+
     console = Console(highlight=False, markup=False)
     for finding in report.findings:
         console.print(str(finding), soft_wrap=True)
@@ -118,9 +120,8 @@ def print_report(report: CheckReport, model: str) -> None:
         console.print(f"run at: {'; '.join(report.cases)}", soft_wrap=True)
     for note in report.notes:
         console.print(f"note: {note}", soft_wrap=True)
-    for pair, first in dict.fromkeys((c.pair, c.first) for c in report.comparisons if not c.within):
-        what = first or "none that could be singled out"
-        console.print(f"{pair}: the first value that diverges is {what}", soft_wrap=True)
+    for pair, cause in dict.fromkeys((c.pair, c.cause) for c in report.comparisons if not c.within):
+        console.print(f"{pair}: {cause or UNKNOWN}", soft_wrap=True)
     wrong = sum(not c.within for c in report.comparisons)
     verdict = f"{wrong} of {len(report.comparisons)} comparisons differ" if wrong else "all within the tolerance"
     errors = sum(finding.severity == "error" for finding in report.findings)

@@ -85,6 +85,8 @@ class _Form:
         """Each choice in words, and its arrays: inputs and parameters by name."""
         match self._name:
             case "dynamic-rank":
+                if not self._ranks:
+                    raise LoadError(f"the model is of the form dynamic-rank, but its metadata {RANKS} lists no rank")
                 for rank in self._ranks:
                     yield f", rank {rank}", {RANK: np.asarray(rank, np.int64)}
             case "multi-adapter":

@@ -16,6 +16,7 @@ from lora_graph.inspect.differences import Difference, Tolerance, difference
 from lora_graph.inspect.engines import Engine, Given, Interpreter, Program, Runtime, State, program_of
 from lora_graph.inspect.lint import Looked, look
 from lora_graph.inspect.locate import first_divergence, precision, precisions, random_values
+from lora_graph.inspect.passes import departure, first_pass
 from lora_graph.inspect.report import CheckReport, Comparison
 from lora_graph.inspect.subject import Subject, label_of
 from lora_graph.ir.graph import Graph
@@ -58,7 +59,7 @@ def check(
     rng = checks.generator(checks.integer("seed", seed, 0))
     allowed = None if rtol is None else checks.at_least_zero("rtol", rtol)
     tolerance = Tolerance(checks.at_least_zero("atol", atol), allowed)
-    batches = [checks.integer("batch_sizes", size, 1) for size in batch_sizes]
+    batches = list(dict.fromkeys(checks.integer("batch_sizes", size, 1) for size in batch_sizes))
     if not batches:
         raise ValueError("batch_sizes must name at least one size, got none")
     fixed = {name: checks.integer(f"sizes[{name!r}]", size, 0) for name, size in (sizes or {}).items()}
@@ -123,8 +124,8 @@ def _run(program: Program, chosen: Sequence[Case], pairs: Sequence[_Pair], outpu
     """Run everything on every case; notes on what is not finite."""
     notes = []
     for case in chosen:
-        expected = program.reference(case.given)
         found: dict[str, State] = {pair.found.name: pair.found.outputs(case.given) for pair in pairs}
+        expected = program.reference(case.given)  # last, for the others have the better messages about bad inputs
         for name in outputs:
             dtype = program.graph.outputs[name].dtype
             for pair in pairs:
@@ -145,10 +146,10 @@ def _comparisons(
         case.label: [n for n in outputs if not tolerance.allows(pair.differences[n][case.label], dtypes[n])]
         for case in chosen
     }
-    first = ""
+    cause = ""
     for case in chosen:
         if wrong[case.label]:
-            first = _located(program, pair, case.given, tolerance, wrong[case.label])
+            cause = _located(program, pair, case.given, tolerance, wrong[case.label])
             break
     found = []
     for name in outputs:
@@ -167,27 +168,27 @@ def _comparisons(
                 case=worst,
                 tolerance=tolerance.bound(dtypes[name], apart[worst].scale),
                 within=is_within,
-                first="" if is_within else first,
+                cause="" if is_within else cause,
             )
         )
     return found
 
 
 def _located(program: Program, pair: _Pair, given: Given, tolerance: Tolerance, outputs: Sequence[str]) -> str:
-    """The first value that diverges, in words; "" where none can be singled out."""
+    """Where the difference begins, in words; "" where that cannot be told."""
     for engine in [pair.found, *([] if pair.expected is None else [pair.expected])]:
-        own = engine.program
-        if own is not program:
-            expected, found = program.reference(given), own.reference(given)
-            narrowest = precisions(program.graph)
-            for name in outputs:
-                apart = difference(found[name], expected[name], program.graph.outputs[name].dtype)
-                if not tolerance.allows(apart, precision(program.graph.outputs[name], narrowest)):
-                    what = "merging" if engine.name == MERGED else "exporting"
-                    return f"{what} changed what is computed: {name} differs by {apart.absolute:.3g} in float64 as well"
+        preset = {Interpreter.name: "inference", MERGED: ""}.get(engine.name, "export")
+        is_rewritten = engine.program is not program or engine.name == Interpreter.name
+        culprit = first_pass(program, preset, given, tolerance, outputs) if preset and is_rewritten else ""
+        if culprit:
+            return f"the pass {culprit!r} of {preset!r} changes what is computed, in float64 as well"
+        changed = departure(program, engine.program.reference(given), given, tolerance, outputs)
+        if changed is not None:
+            what, (name, apart) = "merging" if engine.name == MERGED else "exporting", changed
+            return f"{what} changes what is computed: {name} differs by {apart.absolute:.3g} in float64 as well"
         divergence = first_divergence(engine, given, tolerance, outputs)
         if divergence is not None:
-            return str(divergence)
+            return f"the first value that diverges is {divergence}"
     return ""
 
 

@@ -51,7 +51,11 @@ class Drawing:
     def inputs(self, batch: int) -> dict[str, Array]:
         """Inputs by name, for ``batch`` samples."""
         binding = self._binding(batch)
-        return {name: self._numbers(name, dims.sizes(kind.shape, binding)) for name, kind in self._types.items()}
+        try:
+            return {name: self._numbers(name, dims.sizes(kind.shape, binding)) for name, kind in self._types.items()}
+        except MemoryError as error:
+            sizes = ", ".join(f"{name} = {size}" for name, size in sorted(binding.items()))
+            raise ValueError(f"inputs of these sizes do not fit into memory: {sizes}") from error
 
     def _binding(self, batch: int) -> dict[str, int]:
         """Sizes as they are given, else so that those agree that have to, else the default."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+UNKNOWN = "where it begins could not be found"
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -46,8 +48,8 @@ class Comparison:
     tolerance: float
     """The largest absolute difference that is allowed in that case."""
     within: bool
-    first: str = ""
-    """The first value that diverges, where this output does."""
+    cause: str = ""
+    """Where the difference begins, if this output differs: the first value that diverges, or a pass."""
 
     @property
     def pair(self) -> str:
@@ -80,5 +82,5 @@ class CheckReport:
         lines += map(str, self.findings)
         for c in self.comparisons:
             what = f"{c.output}: {c.pair}: absolute {c.absolute:.3g}, relative {c.relative:.3g}, {c.ulp:.3g} ulp"
-            lines.append(what if c.within else f"{what} ({c.case}); first: {c.first or 'not found'}")
+            lines.append(what if c.within else f"{what} ({c.case}); {c.cause or UNKNOWN}")
         return "\n".join([*lines, *self.notes])

@@ -107,7 +107,7 @@ def test_required_matrices_are_inputs_and_no_batch(rng: np.random.Generator) -> 
     assert all(found[0].given.inputs[name] is array for name, array in given.items())
 
 
-@pytest.mark.parametrize("text", ["[", "[1]", '{"a": [true]}', '{"a": 1.5}', '"rank"'])
+@pytest.mark.parametrize("text", ["{}", "[", "[1]", '{"a": [true]}', '{"a": 1.5}', '"rank"'])
 def test_metadata_that_is_something_else_is_an_error(text: str, rng: np.random.Generator) -> None:
     x = ops.input("x", "float32", (2, 3))
     with pytest.raises(LoadError, match=RANKS):

@@ -17,9 +17,12 @@ from lora_graph.inspect.compare import compared
 from lora_graph.inspect.differences import Tolerance
 from lora_graph.inspect.engines import Given
 from lora_graph.inspect.subject import Subject
+from lora_graph.ir import Graph
 from lora_graph.ops.activation import Tanh
+from lora_graph.rewrite.pipeline import PRESETS, Pass, Pipeline, Step
+from lora_graph.rewrite.record import PassRecord
 from tests.onnx.forms.models import BASES, FAMILIES, adapted, dense
-from tests.onnx.test_opaque import conditional
+from tests.onnx.test_opaque import conditional, unknown_op
 
 FORMS = ["parallel", "merged", "hot-swap", "web", "multi-adapter", "weighted"]
 
@@ -78,8 +81,8 @@ def test_a_wrong_kernel_is_named(monkeypatch: pytest.MonkeyPatch, rng: np.random
     wrong = {c.found: c for c in report.comparisons if not c.within}
     assert set(wrong) == {"runtime as is", "runtime optimized"}  # the interpreter has the same kernel
     for comparison in wrong.values():
-        assert "(Tanh" in comparison.first
-        assert "float32[batch, 8]" in comparison.first
+        assert "(Tanh" in comparison.cause
+        assert "float32[batch, 8]" in comparison.cause
         assert comparison.absolute > comparison.tolerance
 
 
@@ -96,8 +99,8 @@ def test_a_wrong_kernel_of_the_interpreter_is_named(monkeypatch: pytest.MonkeyPa
     report = lg.check(network(rng))
     (found,) = [c for c in report.comparisons if not c.within]
     assert found.found == "interpreter"
-    assert "(Tanh" in found.first
-    assert "by 0.01" in found.first
+    assert "(Tanh" in found.cause
+    assert "by 0.01" in found.cause
 
 
 def test_a_model_edited_after_its_export_is_found(rng: np.random.Generator) -> None:
@@ -110,14 +113,29 @@ def test_a_model_edited_after_its_export_is_found(rng: np.random.Generator) -> N
     report = compared(replace(subject, source=edited), [case], Tolerance())
     wrong = [c for c in report.comparisons if not c.within]
     assert [c.found for c in wrong] == ["runtime as is", "runtime optimized"]
-    assert all(c.first.startswith(f"{node.output[0]} (Tanh") for c in wrong)
+    assert all(c.cause.startswith(f"the first value that diverges is {node.output[0]} (Tanh") for c in wrong)
 
 
 def test_an_export_that_changes_what_is_computed(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
     monkeypatch.setattr(Tanh, "lower", lambda self, to, x: to.node("Sigmoid", [x]))
     wrong = [c for c in lg.check(network(rng)).comparisons if not c.within]
     assert [c.found for c in wrong] == ["runtime as is", "runtime optimized"]
-    assert all(c.first.startswith("exporting changed what is computed: y differs by") for c in wrong)
+    assert all(c.cause.startswith("exporting changes what is computed: y differs by") for c in wrong)
+
+
+@pytest.mark.parametrize(("preset", "found"), [("inference", ["interpreter"]), ("export", ["as is", "optimized"])])
+def test_a_wrong_pass_is_named(
+    preset: str, found: list[str], monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    def twice(graph: Graph) -> Step:
+        new = graph.with_outputs({name: value * 2.0 for name, value in graph.outputs.items()})
+        return new, None, PassRecord("twice", graph, new)
+
+    right = PRESETS[preset].passes
+    monkeypatch.setitem(PRESETS, preset, Pipeline(preset, (*right[:2], Pass("twice", twice), *right[2:])))
+    wrong = [c for c in lg.check(adapted(network(rng), "lora", rng)).comparisons if not c.within]
+    assert [c.found.removeprefix("runtime ") for c in wrong if c.expected == "reference"] == found
+    assert all(c.cause == f"the pass 'twice' of {preset!r} changes what is computed, in float64 as well" for c in wrong)
 
 
 def test_a_wrong_merge_is_found(rng: np.random.Generator) -> None:
@@ -127,7 +145,7 @@ def test_a_wrong_merge_is_found(rng: np.random.Generator) -> None:
     case = Case("one", Given({"x": rng.normal(size=(2, 12)).astype(np.float32)}))
     (wrong,) = [c for c in compared(replace(subject, layer=other), [case], Tolerance()).comparisons if not c.within]
     assert wrong.pair == "merged / runtime optimized"
-    assert wrong.first.startswith("merging changed what is computed: y differs by")
+    assert wrong.cause.startswith("merging changes what is computed: y differs by")
 
 
 def test_adapters_that_cannot_be_merged_are_noted(rng: np.random.Generator) -> None:
@@ -190,6 +208,7 @@ def test_given_inputs(rng: np.random.Generator) -> None:
     [
         ({"batch_sizes": ()}, "batch_sizes must name at least one size"),
         ({"batch_sizes": (0,)}, "batch_sizes must be at least 1"),
+        ({"sizes": {"batch": 2**50}}, "do not fit into memory: batch = "),
         ({"sizes": {"time": 3}}, "no dimension called 'time'; they have batch"),
         ({"seed": -1}, "seed must be at least 0"),
         ({"atol": -1}, "atol must be at least 0"),
@@ -199,6 +218,11 @@ def test_given_inputs(rng: np.random.Generator) -> None:
 def test_bad_arguments(options: dict[str, Any], message: str, rng: np.random.Generator) -> None:
     with pytest.raises(ValueError, match=message):
         lg.check(network(rng), **options)
+
+
+def test_a_model_whose_sizes_are_only_known_when_it_runs() -> None:
+    with pytest.raises(ValueError, match="is not known before it runs"):
+        lg.check(unknown_op())
 
 
 def test_bad_models() -> None:
@@ -214,7 +238,7 @@ def test_a_report_as_text_and_as_data(rng: np.random.Generator) -> None:
     text = str(report).splitlines()
     assert text[0] == "Sequential: NOT within tolerance"
     assert text[1].startswith("y: interpreter / reference: absolute ")
-    assert "; first: " in text[1]
+    assert "; the first value that diverges is " in text[1]
     data = report.to_dict()
     assert data["ok"] is False
     assert data["comparisons"][0]["found"] == "interpreter"
