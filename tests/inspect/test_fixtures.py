@@ -9,7 +9,7 @@ import pytest
 import lora_graph as lg
 
 ROOT = Path(__file__).parents[3] / "shared" / "fixtures"
-CASES = sorted(path.parent for path in ROOT.glob("*/base_dynamo.onnx"))
+CASES = sorted(path.parent for path in ROOT.glob("*/adapter*") if (path.parent / "base_dynamo.onnx").exists())
 FOLDED = ("cnn_bn_lora",)
 """Where a BatchNorm was folded into the adapted weight, which no adapter fits."""
 
