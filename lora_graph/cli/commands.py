@@ -60,13 +60,22 @@ def demo(model: str, out: Path | None, seed: int, as_json: bool) -> None:
 FORMS = ("merged", "parallel", "hot-swap", "web", "dynamic-rank", "multi-adapter", "weighted")
 """The forms of deployment; named here so that ``--help`` need not import them."""
 
+PEFT = "peft"
+"""The form that is no ONNX file, but the adapters of a run as PEFT saves them."""
+
 
 @click.command(short_help="Write a model with its adapters in another form.")
 @MODEL
-@OUTPUT
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The ONNX file to write; a folder for the form peft.",
+)
 @click.option(
     "--form",
-    type=click.Choice(FORMS),
+    type=click.Choice([*FORMS, PEFT]),
     default="merged",
     show_default=True,
     help="Adapters folded into their base; beside it; or in files of their own (see docs/deploy.md).",
@@ -91,14 +100,20 @@ def export(
     """Write MODEL, an ONNX file or a run, anew: with its adapters merged into their base, beside it, or apart.
 
     For a form that takes adapter files, those of the run are written as well: OUTPUT with the suffix .onnx_adapter (or
-    .safetensors), before which the name of the adapter stands where the run has several.
+    .safetensors), before which the name of the adapter stands where the run has several. The form peft is these
+    adapters without the model, for the PEFT library to load.
     """
     import lora_graph as lg
     from lora_graph.cli import runs
+    from lora_graph.cli.pretrained import write_pretrained
     from lora_graph.layers.imported import FORM, ImportedLayer
-    from lora_graph.onnx.forms import form_of
-    from lora_graph.onnx.forms.describe import describe_adapters
 
+    if form == PEFT:
+        if adapter_only or layout or rank is not None or dtype:
+            raise ValueError("--form peft takes no --adapter-only, --layout, --rank or --dtype")
+        folders = [str(path) for path in write_pretrained(model, output)]
+        click.echo(json.dumps({"form": form, "folders": folders}, indent=2) if as_json else "\n".join(folders))
+        return
     layer: lg.Layer = runs.load(model) if model.is_dir() else lg.load_onnx(model)
     merged_before = isinstance(layer, ImportedLayer) and layer.metadata.get(FORM) == "merged"
     if form == "parallel" and merged_before:
@@ -108,29 +123,47 @@ def export(
     options: dict[str, Any] = {} if layout is None else {"layout": layout}
     if rank is not None:
         _deploy_at(layer, rank)
+    options["dtype"] = dtype
+    facts = {
+        "file": str(output),
+        "form": form,
+        "opset": opset,
+        **_written(layer, output, adapter_only, opset, form, options),
+    }
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    if not adapter_only:
+        found = ", ".join(facts["adapters"]) or "no adapters"
+        click.echo(f"{output}: {form}, {facts['nodes']} nodes, {facts['bytes']:,} bytes ({found})")
+    for file, size in facts.get("adapter_files", {}).items():
+        click.echo(f"{file}: {size:,} bytes")
+
+
+def _written(
+    layer: lg.Layer, output: Path, adapter_only: bool, opset: int, form: str, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Write a model and the adapter files beside it, or only these; what there is to say of them."""
+    import lora_graph as lg
+    from lora_graph.onnx.forms import form_of
+    from lora_graph.onnx.forms.describe import describe_adapters
+
     adapters = [f"{a['path'] or 'model'}: {a['family']} rank {a['exported_rank']}" for a in describe_adapters(layer)]
-    facts: dict[str, Any] = {"file": str(output), "form": form, "opset": opset, "adapters": adapters}
+    facts: dict[str, Any] = {"adapters": adapters}
     chosen = form_of(form)
     if adapter_only and not chosen.suffix:
         raise ValueError(f"--adapter-only: a model of the form {form} takes no adapter files")
     if not adapter_only:
-        written = lg.export_onnx(layer, output, form=form, opset=opset, dtype=dtype, **options)
+        written = lg.export_onnx(layer, output, form=form, opset=opset, **options)
         facts |= {"nodes": len(written.graph.node), "bytes": output.stat().st_size}
     beside = output if adapter_only else output.with_suffix(chosen.suffix or output.suffix)
     names = chosen.files(layer)
     files = {beside if name is None else beside.with_suffix(f".{name}{beside.suffix}"): name for name in names}
     for path, name in files.items():
-        lg.export_adapter(layer, path, name, form=form, dtype=dtype, **options)
+        lg.export_adapter(layer, path, name, form=form, **options)
     if files:
         facts["adapter_files"] = {str(path): path.stat().st_size for path in files}
-    if as_json:
-        click.echo(json.dumps(facts, indent=2))
-        return
-    found = ", ".join(adapters) or "no adapters"
-    if not adapter_only:
-        click.echo(f"{output}: {form}, {facts['nodes']} nodes, {facts['bytes']:,} bytes ({found})")
-    for file, size in facts.get("adapter_files", {}).items():
-        click.echo(f"{file}: {size:,} bytes")
+    return facts
 
 
 def _deploy_at(layer: lg.Layer, rank: int) -> None:

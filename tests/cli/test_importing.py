@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import lora_graph as lg
-from lora_graph.cli.runs import ADAPTER, RECORD, load
+from lora_graph.cli.runs import ADAPTER, RECORD, create, load, save
 from tests.cli.test_commands import call
 from tests.interop.models import Arrays, lora_config, pair, product, save_peft
 
@@ -63,6 +63,46 @@ def test_from_a_peft_folder_to_a_tuned_file(base: Path, tmp_path: Path, rng: np.
     np.savez(tmp_path / "train.npz", inputs=x, targets=rng.normal(size=(5, 3)).astype(np.float32))
     assert call("train", run, "--data", tmp_path / "train.npz", "--epochs", 2).exit_code == 0
     assert np.abs(load(run).eval().forward(x) - y).max() > 1e-4
+
+
+def test_a_run_goes_back_to_peft(base: Path, tmp_path: Path, rng: np.random.Generator) -> None:
+    folder = save_peft(tmp_path / "adapter", pair("fc2", 2, 3, 8), lora_config())
+    run, new = tmp_path / "run", tmp_path / "new"
+    assert call("import", folder, "--base", base, "-o", run).exit_code == 0
+    result = call("export", run, "--form", "peft", "-o", new)
+    assert (result.exit_code, result.output) == (0, f"{new}\n")
+    written, given = (load_file(place / "adapter_model.safetensors") for place in (new, folder))
+    assert written.keys() == given.keys()
+    for name, array in given.items():
+        np.testing.assert_array_equal(written[name], array)
+    options = json.loads((new / "adapter_config.json").read_text())
+    assert (options["peft_type"], options["r"], options["lora_alpha"]) == ("LORA", 2, 6)
+
+    model = load(run)
+    model.add_adapter("second", "lokr", targets="fc2", rank=2, decompose_factor=-1, rng=rng)
+    save(run, model)
+    several = call("export", run, "--form", "peft", "-o", tmp_path / "several", "--json")
+    places = [tmp_path / "several" / name for name in ("default", "second")]
+    assert json.loads(several.output) == {"form": "peft", "folders": [str(place) for place in places]}
+    assert all((place / "adapter_config.json").is_file() for place in places)
+
+
+def test_what_peft_cannot_have_leaves_nothing(base: Path, tmp_path: Path, rng: np.random.Generator) -> None:
+    model = lg.adapt(lg.load_onnx(base), rank=1, targets="fc2", rng=rng)
+    model.add_adapter("nested", "dylora", targets="fc2", rank=2, active_ranks=[1, 2], rng=rng)
+    create(tmp_path / "run", base, model, [])
+    before = sorted(tmp_path.iterdir())
+    for arguments, words in (
+        ((tmp_path / "run", "-o", tmp_path / "new"), "dylora"),
+        ((tmp_path / "run", "-o", tmp_path / "run"), "exists already"),
+        ((tmp_path / "run", "-o", tmp_path / "no" / "new"), "there is no folder"),
+        ((tmp_path / "run", "-o", tmp_path / "new", "--dtype", "float16"), "--form peft takes no"),
+        ((base, "-o", tmp_path / "new"), "--form peft takes the folder of a run"),
+    ):
+        result = call("export", "--form", "peft", *arguments)
+        assert (result.exit_code, len(result.output.splitlines())) == (2, 1), result.output
+        assert words in result.output
+        assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_run_keeps_the_base_that_had_to_be_changed(base: Path, tmp_path: Path, rng: np.random.Generator) -> None:
