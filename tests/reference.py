@@ -13,14 +13,25 @@ from lora_graph.ir import Dimension, Input, Parameter, Project, Value, dims, rep
 def program(
     outputs: Sequence[Value], binding: Mapping[str, int] | None = None
 ) -> Callable[[Mapping[str, Any]], list[Any]]:
-    """A function from arrays by leaf name to the arrays of ``outputs``, with named dimensions bound."""
+    """A function from arrays by leaf name to the arrays of ``outputs``, with named dimensions bound.
+
+    What depends on no array that is another one than in the last call is not computed again.
+    """
     bound = replace(outputs, {}, dict(binding or {}))
     order = topological(bound)
+    known: dict[Value, Any] = {}
+    last: dict[str, Any] = {}
 
     def run(feeds: Mapping[str, Any]) -> list[Any]:
-        known: dict[Value, Any] = {}
+        new: set[Value] = set()
         for value in order:
+            op, seen = value.op, value in known
+            is_leaf = isinstance(op, Input | Parameter)
+            if seen and (last[op.label] is feeds[op.label] if is_leaf else new.isdisjoint(value.operands)):
+                continue
             known[value] = _evaluate(value, known, feeds)
+            new.add(value)
+        last.update(feeds)
         return [known[output] for output in bound]
 
     return run
@@ -42,8 +53,11 @@ def _evaluate(value: Value, known: Mapping[Value, Any], feeds: Mapping[str, Any]
     return operands[0][op.index] if isinstance(op, Project) else op.evaluate(*operands)
 
 
-def differences(function: Callable[..., Any], operands: Sequence[Any], at: int, step: float = 1e-3) -> np.ndarray:
-    """d function / d operands[at] by central differences of fourth order, as ``[*result, *operand]`` in float64."""
+def differences(function: Callable[..., Any], operands: Sequence[Any], at: int, step: float = 1e-5) -> np.ndarray:
+    """d function / d operands[at] by central differences, as ``[*result, *operand]`` in float64.
+
+    The error, about step² from what they leave out and ε / step from rounding, is near 1e-10 for numbers around 1.
+    """
     operand = operands[at]
     columns = []
     for index in np.ndindex(operand.shape):
@@ -53,11 +67,11 @@ def differences(function: Callable[..., Any], operands: Sequence[Any], at: int, 
             changed[index] += amount
             return np.asarray(function(*operands[:at], changed, *operands[at + 1 :]), np.float64)
 
-        columns.append((8 * (moved(step) - moved(-step)) - moved(2 * step) + moved(-2 * step)) / (12 * step))
-    result_shape = np.shape(function(*operands))
+        columns.append((moved(step) - moved(-step)) / (2 * step))
     if not columns:
-        return np.zeros((*result_shape, *operand.shape))
-    return np.stack(columns, -1).reshape((*result_shape, *operand.shape))
+        return np.zeros((*np.shape(function(*operands)), *operand.shape))
+    found = np.stack(columns, -1)
+    return found.reshape((*found.shape[:-1], *operand.shape))
 
 
 def close(actual: Any, expected: Any, tolerance: float) -> None:

@@ -43,8 +43,7 @@ def drawn(kind: Kind, base: Base, site: str, dtype: str) -> Iterator[tuple[Built
     """Adapters of random widths and activations, with the leading axes of an input for each."""
     seed = [KINDS.index(kind), BASES.index(base), len(site), len(dtype), int(dtype[-2:])]
     rng = np.random.default_rng(seed)
-    others = rng.permutation(list(ACTIVATIONS))[:2]
-    for number, activation in enumerate(["identity", *map(str, others)]):
+    for number, activation in enumerate(["identity", str(rng.choice(list(ACTIVATIONS)))]):
         lead = LEADS[(sum(seed) + 2 * number + number // 2) % len(LEADS)]
         yield built(kind, base, site, activation, dtype, rng), lead
 
@@ -138,7 +137,7 @@ def test_a_frozen_base_does_not_move_and_the_adapter_learns(kind: Kind, base: Ba
         return float(((y - target) ** 2).mean())
 
     first = error()
-    for _ in range(60):
+    for _ in range(30):
         y = adapter.forward(x)
         adapter.backward((y - target) / len(x))
         adapter.update_parameters(0.002)

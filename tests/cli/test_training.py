@@ -126,7 +126,7 @@ def test_resuming_without_a_checkpoint_says_so(base: Path, data: Path, tmp_path:
 
 @pytest.mark.slow
 def test_an_interrupted_training_goes_on_bit_for_bit(base: Path, data: Path, tmp_path: Path) -> None:
-    arguments = ["--data", str(data), "--loss", "cross_entropy", "--epochs", "400", "--batch-size", "8"]
+    arguments = ["--data", str(data), "--loss", "cross_entropy", "--epochs", "100", "--batch-size", "8"]
     for name in ("whole", "cut"):
         assert call("adapt", base, "-o", tmp_path / name, "--rank", 2).exit_code == 0
     assert call("train", tmp_path / "whole", *arguments).exit_code == 0
