@@ -16,7 +16,7 @@ from tests.reference import close, run
 
 COMPUTED = [case for case in CASES if case.expected is not None and case.operands]
 DIFFERENTIABLE = [case for case in COMPUTED if case.differentiable and case.float_operands]
-
+TILE_BYTES = [16, 1 << 17]
 
 SIZED = ops.input("sized", "bool", tuple(SIZES))
 """An input that gives every named dimension its size; nothing reads it."""
@@ -35,30 +35,30 @@ def computed(leaf: Value) -> Value:
     return ops.logical_not(ops.logical_not(leaf)) if leaf.dtype == np.bool_ else leaf + 0
 
 
-@pytest.mark.parametrize("tile_bytes", [16, 1 << 17])
 @pytest.mark.parametrize("case", COMPUTED, ids=str)
-def test_forward(monkeypatch: pytest.MonkeyPatch, case: Case, tile_bytes: int) -> None:
-    monkeypatch.setattr(tiles, "TILE_BYTES", tile_bytes)
+def test_forward(monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
     leaves, arrays = case.leaves(), case.arrays()
     y = case.applied(*map(computed, leaves))
     outputs = {"direct": y, "turned": ops.transpose(y), "read": computed(y)}
-    got = compiled(case, arrays, outputs)
     truth = case.truth(arrays)
-    close(got["direct"], truth, 1e-12)
-    close(got["turned"], truth.T, 1e-12)
-    close(got["read"], truth, 1e-12)
+    for tile_bytes in TILE_BYTES:
+        monkeypatch.setattr(tiles, "TILE_BYTES", tile_bytes)
+        got = compiled(case, arrays, outputs)
+        close(got["direct"], truth, 1e-12)
+        close(got["turned"], truth.T, 1e-12)
+        close(got["read"], truth, 1e-12)
 
 
-@pytest.mark.parametrize("tile_bytes", [16, 1 << 17])
 @pytest.mark.parametrize("case", DIFFERENTIABLE, ids=str)
-def test_backward(monkeypatch: pytest.MonkeyPatch, case: Case, tile_bytes: int) -> None:
-    monkeypatch.setattr(tiles, "TILE_BYTES", tile_bytes)
+def test_backward(monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
     leaves, arrays = case.leaves(), case.arrays()
     inputs = [computed(leaf) for leaf in leaves]
     y = case.applied(*inputs)
     cotangent = ops.cos(y)
     found = gradients(y, [inputs[i] for i in case.float_operands], cotangent)
     expected = run(found, case.feeds(arrays), SIZES)
-    got = compiled(case, arrays, {f"g{i}": g for i, g in enumerate(found)})
-    for i, array in enumerate(expected):
-        close(got[f"g{i}"], array, 1e-12)
+    for tile_bytes in TILE_BYTES:
+        monkeypatch.setattr(tiles, "TILE_BYTES", tile_bytes)
+        got = compiled(case, arrays, {f"g{i}": g for i, g in enumerate(found)})
+        for i, array in enumerate(expected):
+            close(got[f"g{i}"], array, 1e-12)

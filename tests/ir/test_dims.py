@@ -71,7 +71,7 @@ expression = st.recursive(
 sizes = st.fixed_dictionaries({name: st.integers(1, 9) for name in NAMES})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(expression, sizes)
 def test_arithmetic_is_that_of_integers(item: Any, binding: dict[str, int]) -> None:
     value = build(item)
@@ -81,7 +81,7 @@ def test_arithmetic_is_that_of_integers(item: Any, binding: dict[str, int]) -> N
     assert set(d.names(value)) <= set(NAMES)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(expression, sizes)
 def test_text_reads_back(item: Any, binding: dict[str, int]) -> None:
     value = build(item)
@@ -94,7 +94,7 @@ def test_text_reads_back(item: Any, binding: dict[str, int]) -> None:
         assert str(again) == str(value)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(expression, expression, sizes)
 def test_equal_polynomials_are_equal_dimensions(left: Any, right: Any, binding: dict[str, int]) -> None:
     a, b = build(left), build(right)
@@ -106,7 +106,7 @@ def test_equal_polynomials_are_equal_dimensions(left: Any, right: Any, binding: 
         assert compute(left, binding) >= 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(expression, divisor)
 def test_exact_quotient_undoes_multiplication(item: Any, by: Any) -> None:
     value, factor = build(item), build(by)

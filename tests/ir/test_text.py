@@ -79,7 +79,7 @@ def _step(draw: Any, values: list[Value], size: SymbolicDim) -> Value:
     return value if value.shape == (size, 3) else ops.expand(value.sum(axis=0), (size, 3))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(graphs())
 def test_text_reads_back(graph: Graph) -> None:
     text = str(graph)
