@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,15 @@ def folded(case: Path) -> dict[str, np.ndarray] | None:
         return {name.removeprefix("base/"): file[name] for name in file.files if name.startswith("base/")}
 
 
+@cache
+def prepared(case: Path, base: Path) -> lg.AdaptedModel:
+    """The adapted model, which no test changes."""
+    return loaded(case, base, folded(case))
+
+
 @rows
 def test_it_computes_what_the_library_does(case: Path, base: Path) -> None:
-    adapted = loaded(case, base, folded(case))
+    adapted = prepared(case, base)
     inputs, expected, _ = recorded(case)
     np.testing.assert_allclose(adapted.forward(inputs), expected, atol=ATOL, rtol=0)
     np.testing.assert_allclose(lg.Session(lg.export_onnx(adapted)).run(inputs), expected, atol=ATOL, rtol=0)
@@ -61,7 +68,7 @@ def test_it_computes_what_the_library_does(case: Path, base: Path) -> None:
 
 @rows
 def test_it_merges_as_the_library_does(case: Path, base: Path) -> None:
-    adapted = loaded(case, base, folded(case))
+    adapted = prepared(case, base)
     inputs, expected, merged = recorded(case)
     if merged is None:
         with pytest.raises(lg.MergeError):
@@ -75,7 +82,7 @@ def test_it_merges_as_the_library_does(case: Path, base: Path) -> None:
 
 @rows
 def test_the_report_tells_scale_and_rank(case: Path, base: Path) -> None:
-    adapted = loaded(case, base, folded(case))
+    adapted = prepared(case, base)
     layers = json.loads((case / "manifest.json").read_text())["per_layer"]
     found = {entry.module: entry for entry in adapted.report.modules if entry.form != "base"}
     assert found.keys() == layers.keys()
@@ -90,7 +97,7 @@ def test_the_report_tells_scale_and_rank(case: Path, base: Path) -> None:
 
 @rows
 def test_saved_and_loaded_again_it_is_the_same(case: Path, base: Path, tmp_path: Path) -> None:
-    adapted = loaded(case, base, folded(case))
+    adapted = prepared(case, base)
     inputs, _, _ = recorded(case)
     again = lg.AdaptedModel(adapted.base if folded(case) else lg.load_onnx(base))
     for name in adapted.adapters:
