@@ -15,6 +15,7 @@ from lora_graph.ir.op import OPS
 from tests.reference import run
 
 OTHERWISE = {
+    "AddMatMul": "add_matmul",
     "And": "logical_and",
     "ArgMax": "argmax",
     "CumSum": "cumsum",
