@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -118,6 +118,8 @@ class AdaptedModel(Stored, Layer):
         checks.integer("rank", rank, 1)
         chosen = choose(available, targets, exclude)
         for argument, patterns in (("rank_pattern", rank_pattern), ("alpha_pattern", alpha_pattern)):
+            if not isinstance(patterns, Mapping | None):
+                raise TypeError(f"{argument} must be a dict from patterns to numbers, got {patterns!r}")
             check_matched(argument, patterns or {}, chosen)
         sites = [_fitted(target, rank, alpha, rank_pattern or {}, alpha_pattern or {}) for target in chosen]
         made = family(self._base, rank, alpha=alpha, site=sites, rng=rng, **options)
@@ -248,7 +250,9 @@ def sharing_copy(layer: Layer) -> Layer:
 
 def _train_only(base: Layer, names: str | Sequence[str]) -> None:
     """Let only the parameters train that ``names`` match."""
-    wanted = [names] if isinstance(names, str) else list(names)
+    wanted = [names] if isinstance(names, str) else names
+    if not isinstance(wanted, Collection) or not all(isinstance(name, str) for name in wanted):
+        raise TypeError(f"unfreeze must be names or globs, got {names!r}")
     slots = base.slots()
     for pattern in wanted:
         if not any(fnmatchcase(label, pattern) for label in slots):

@@ -69,7 +69,13 @@ def _adapter_file(folder: Path, name: str) -> Path:
 def load(folder: Path) -> lg.AdaptedModel:
     """The adapted model of a run, as it was saved last."""
     run = Run.read(folder)
-    model = lg.AdaptedModel(lg.load_onnx(folder / run.base), unfreeze=run.unfreeze)
+    base = folder / run.base
+    if not base.exists():
+        shown = os.path.normpath(base)
+        raise LoadError(
+            f"{folder}: its base {shown} is not there; put it back, or say in {folder / RECORD} where it is"
+        )
+    model = lg.AdaptedModel(lg.load_onnx(base), unfreeze=run.unfreeze)
     model.load_adapter(folder / ADAPTER)
     for path in sorted(folder.glob("adapter.*.safetensors")):
         model.load_adapter(path, path.name.split(".")[1])

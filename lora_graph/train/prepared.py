@@ -79,8 +79,9 @@ class Prepared:
         if self.weights is not None:
             assert batch.weights is not None
             found[WEIGHTS] = _checked("weights", batch.weights, self.weights)
-            if not (np.isfinite(found[WEIGHTS]).all() and (found[WEIGHTS] >= 0).all()):
-                raise ValueError("weights must be finite and at least 0")
+            bad = found[WEIGHTS][~(np.isfinite(found[WEIGHTS]) & (found[WEIGHTS] >= 0))]
+            if bad.size:
+                raise ValueError(f"weights must be finite and at least 0, got {bad[0]}")
         return found
 
     def held(self, given: Feed) -> dict[str, Array]:

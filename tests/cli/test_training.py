@@ -216,6 +216,14 @@ def test_a_rank_of_dylora_is_chosen_in_merging(base: Path, data: Path, tmp_path:
     assert not (tmp_path / "new.onnx").exists()
 
 
+def test_a_run_whose_base_has_moved_says_so(base: Path, tmp_path: Path) -> None:
+    assert call("adapt", base, "-o", tmp_path / "run", "--rank", 2).exit_code == 0
+    base.rename(tmp_path / "moved.onnx")
+    result = call("merge", tmp_path / "run", "-o", tmp_path / "m.onnx")
+    assert (result.exit_code, len(result.output.splitlines())) == (2, 1)
+    assert f"its base {base} is not there" in result.output
+
+
 def test_a_run_whose_base_has_changed_is_refused(base: Path, data: Path, tmp_path: Path) -> None:
     assert call("adapt", base, "-o", tmp_path / "run", "--rank", 2).exit_code == 0
     lg.export_onnx(lg.Sequential([lg.DenseLayer(6, 8, rng=5), lg.DenseLayer(8, 3, rng=6)]), base)
