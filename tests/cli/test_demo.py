@@ -69,7 +69,8 @@ def test_the_files_of_the_demo_are_small(result: dict[str, Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["cnn", "lstm"])
 def test_other_networks_are_adapted_alike(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules[DemoResult.__module__], "EPOCHS", 10)
+    for name, value in (("EPOCHS", 6), ("BATCH", 32)):
+        monkeypatch.setattr(sys.modules[DemoResult.__module__], name, value)
     done = CliRunner().invoke(main, ["demo", "--model", model, "-o", str(tmp_path), "--json"])
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)

@@ -17,7 +17,7 @@ from lora_graph.ops.convolution import ConvTranspose
 from lora_graph.ops.windows import same_pads
 from tests.reference import close
 
-DRAWN = 120
+DRAWN = 72
 
 
 def model_of(op: str, attributes: Any, x: Any, w: Any) -> Any:
