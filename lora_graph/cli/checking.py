@@ -68,7 +68,7 @@ def check(
     and the first value that diverges is named; 2: bad input.
     """
     import lora_graph as lg
-    from lora_graph.cli import runs
+    from lora_graph.adapters import runs
     from lora_graph.cli.arrays import plain, read_inputs
     from lora_graph.layers.weights import read_safetensors
 

@@ -104,7 +104,7 @@ def export(
     adapters without the model, for the PEFT library to load.
     """
     import lora_graph as lg
-    from lora_graph.cli import runs
+    from lora_graph.adapters import runs
     from lora_graph.cli.pretrained import write_pretrained
     from lora_graph.layers.imported import FORM, ImportedLayer
 

@@ -39,7 +39,7 @@ def import_adapter(adapter: Path, base: Path, output: Path, base_weights: Path |
     found in the model.
     """
     import lora_graph as lg
-    from lora_graph.cli import runs
+    from lora_graph.adapters import runs
     from lora_graph.layers.weights import read_safetensors
 
     runs.require_new(output)

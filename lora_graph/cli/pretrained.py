@@ -13,7 +13,7 @@ def write_pretrained(run: Path, folder: Path) -> list[Path]:
     All of it or, after an error, nothing. ValueError for what is no run and for what PEFT has no form for,
     FileExistsError where there is something at ``folder``.
     """
-    from lora_graph.cli import runs
+    from lora_graph.adapters import runs
 
     if not run.is_dir():
         raise ValueError(f"{run}: --form peft takes the folder of a run, whose adapters are still apart from the model")

@@ -61,8 +61,8 @@ def adapt(
 ) -> None:
     """Put adapters on MODEL, an ONNX file, and write a run that `lora-graph train` goes on with."""
     import lora_graph as lg
+    from lora_graph.adapters import runs
     from lora_graph.adapters.targets import targets as targets_of
-    from lora_graph.cli import runs
 
     options: dict[str, Any] = {
         "rank_pattern": _pairs("--rank-pattern", rank_pattern, int),
@@ -138,7 +138,7 @@ def train(run: Path, data: Path, optimizer: str, lr: float, resume: bool, as_jso
     Interrupted, it leaves a checkpoint in the folder that --resume goes on from.
     """
     import lora_graph as lg
-    from lora_graph.cli import runs
+    from lora_graph.adapters import runs
 
     model = runs.load(run)
     made = {"adamw": lg.AdamW, "adam": lg.Adam, "sgd": lg.SGD}[optimizer](lr)

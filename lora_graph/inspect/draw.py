@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from lora_graph.inspect.engines import input_types
+from lora_graph.inspect.sizes import batch_names, binding_of, names_of
 from lora_graph.ir import dims
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.types import Array, TensorType
@@ -15,8 +16,6 @@ from lora_graph.ops.gather import Gather, GatherElements
 from lora_graph.ops.select import Cast, Where
 from lora_graph.ops.shape import Expand
 
-OTHER_SIZE = 16
-"""What a named dimension is that is no batch."""
 MANY = 10
 """Whole numbers that are neither indices nor masks are below this."""
 
@@ -35,12 +34,11 @@ class Drawing:
         self._types = {name: kind for name, kind in input_types(graph).items() if name not in without}
         self._leaves = dict(zip(input_types(graph), graph.inputs, strict=True))
         self._bounds, self._masks = _indices(graph)
-        self._names = {n for kind in self._types.values() for size in kind.shape for n in dims.names(size)}
-        leads = [kind.shape[0] for kind in self._types.values() if kind.rank]
-        self._batches = {name for size in leads for name in dims.names(size)} - sizes.keys()
-        unknown = sorted(sizes.keys() - self._names)
+        known_names = names_of(self._types.values())
+        self._batches = batch_names(self._types.values()) - sizes.keys()
+        unknown = sorted(sizes.keys() - known_names)
         if unknown:
-            known = ", ".join(sorted(self._names)) or "none"
+            known = ", ".join(sorted(known_names)) or "none"
             raise ValueError(f"sizes: the inputs have no dimension called {unknown[0]!r}; they have {known}")
 
     @property
@@ -58,17 +56,7 @@ class Drawing:
             raise ValueError(f"inputs of these sizes do not fit into memory: {sizes}") from error
 
     def _binding(self, batch: int) -> dict[str, int]:
-        """Sizes as they are given, else so that those agree that have to, else the default."""
-        binding = {name: batch if name in self._batches else OTHER_SIZE for name in self._names} | dict(self._sizes)
-        free = self._names - self._sizes.keys() - self._batches
-        for left, right in self._graph.assumptions:
-            for one, other in ((left, right), (right, left)):
-                name = dims.plain_name(one)
-                if name in free and set(dims.names(other)) <= binding.keys():
-                    binding[name] = dims.evaluate(other, binding)
-                    free.remove(name)
-                    break
-        return binding
+        return binding_of(self._types.values(), self._sizes, self._graph.assumptions, batch)
 
     def _numbers(self, name: str, shape: tuple[int, ...]) -> Array:
         kind, leaf = self._types[name], self._leaves[name]

@@ -33,11 +33,12 @@ from lora_graph.onnx.view import Known, NodeReader, check_attributes, check_node
 
 @dataclass(frozen=True)
 class Imported:
-    """A model read from ONNX: what it computes, the arrays of its Parameters, and its metadata properties."""
+    """A model read from ONNX: what it computes, the arrays of its Parameters, its metadata properties and opset."""
 
     graph: Graph
     state: dict[str, Array]
     metadata: dict[str, str]
+    opset: int
 
 
 def read_model(source: ModelSource) -> Imported:
@@ -77,7 +78,7 @@ class _Importer:
         self._check_adapters()
         state = {name: self._known.arrays[name] for name in graph.parameters}
         metadata = {key: text for key, text in self._metadata.items() if key != PARAMETERS}
-        return Imported(graph, state, metadata)
+        return Imported(graph, state, metadata, self._opened.opset)
 
     @property
     def _is_own(self) -> bool:

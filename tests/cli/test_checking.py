@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lora_graph as lg
-from lora_graph.cli.runs import create
+from lora_graph.adapters.runs import create
 from lora_graph.ops.activation import Tanh
 from tests.cli.test_commands import call
 from tests.onnx.forms.models import adapted, dense

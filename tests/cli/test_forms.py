@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 import lora_graph as lg
+from lora_graph.adapters.runs import create, load, save
 from lora_graph.cli import main
 from lora_graph.cli.commands import FORMS as NAMED
-from lora_graph.cli.runs import create, load, save
 from lora_graph.layers.weights import read_safetensors
 from lora_graph.onnx.forms import FORMS
 from tests.onnx.forms.models import adapted, dense, numbers, randomized

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from safetensors.numpy import load_file, save_file
 
 import lora_graph as lg
-from lora_graph.cli.runs import ADAPTER, RECORD, create, load, save
+from lora_graph.adapters.runs import ADAPTER, RECORD, create, load, save
 from tests.cli.test_commands import call
 from tests.interop.models import Arrays, lora_config, pair, product, save_peft
 

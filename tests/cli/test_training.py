@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import lora_graph as lg
-from lora_graph.cli.runs import ADAPTER, CHECKPOINT, RECORD, load
+from lora_graph.adapters.runs import ADAPTER, CHECKPOINT, RECORD, load
 from tests.cli.test_commands import call
 from tests.train.transformer import Encoder, samples
 

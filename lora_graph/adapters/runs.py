@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import lora_graph as lg
-from lora_graph.adapters.adapted import DEFAULT
+from lora_graph.adapters.adapted import DEFAULT, AdaptedModel
 from lora_graph.errors import LoadError
 from lora_graph.files import atomic_write
+from lora_graph.onnx import load_onnx
 
 RECORD, ADAPTER, CHECKPOINT = "run.json", "adapter.safetensors", "checkpoint.safetensors"
 
@@ -42,7 +42,7 @@ class Run:
         return cls(record["base"], [str(name) for name in record["unfreeze"]])
 
 
-def create(folder: Path, base: Path, model: lg.AdaptedModel, unfreeze: list[str]) -> None:
+def create(folder: Path, base: Path, model: AdaptedModel, unfreeze: list[str]) -> None:
     """A new run of ``model``, adapted from the file ``base``. FileExistsError if there is one in the folder."""
     require_new(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def require_new(folder: Path) -> None:
         raise FileExistsError(f"{folder} holds a run already; choose another folder, or delete it")
 
 
-def save(folder: Path, model: lg.AdaptedModel) -> None:
+def save(folder: Path, model: AdaptedModel) -> None:
     """Write each adapter of ``model`` to the folder of its run."""
     for name in model.adapters:
         model.save_adapter(_adapter_file(folder, name), name)
@@ -66,7 +66,7 @@ def _adapter_file(folder: Path, name: str) -> Path:
     return folder / (ADAPTER if name == DEFAULT else f"adapter.{name}.safetensors")
 
 
-def load(folder: Path) -> lg.AdaptedModel:
+def load(folder: Path) -> AdaptedModel:
     """The adapted model of a run, as it was saved last."""
     run = Run.read(folder)
     base = folder / run.base
@@ -75,7 +75,7 @@ def load(folder: Path) -> lg.AdaptedModel:
         raise LoadError(
             f"{folder}: its base {shown} is not there; put it back, or say in {folder / RECORD} where it is"
         )
-    model = lg.AdaptedModel(lg.load_onnx(base), unfreeze=run.unfreeze)
+    model = AdaptedModel(load_onnx(base), unfreeze=run.unfreeze)
     model.load_adapter(folder / ADAPTER)
     for path in sorted(folder.glob("adapter.*.safetensors")):
         model.load_adapter(path, path.name.split(".")[1])
