@@ -162,7 +162,10 @@ class Op:
         return self
 
     def flops(self, result: Type, *operands: TensorType) -> Any:
-        """Floating-point operations as a dimension: by default one per element of the result if element-wise."""
+        """Arithmetic operations as a dimension; a view and what only moves elements has none.
+
+        An element-wise op is one an element, whichever function it is; a product-and-sum is two.
+        """
         return result.size if self.elementwise and isinstance(result, TensorType) else 0
 
     def lower(self, to: Lowering, *operands: str) -> str:

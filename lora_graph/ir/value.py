@@ -85,6 +85,11 @@ class Value(Expression):
         """The number of elements, as a dimension."""
         return self.type.size
 
+    @property
+    def flops(self) -> Dim:
+        """The arithmetic operations of this one application, as a dimension; see :meth:`Op.flops`."""
+        return self.op.flops(self._type, *[operand._type for operand in self.operands])  # type: ignore[no-any-return, arg-type]
+
     def _apply(self, op: Op, *operands: Any) -> Value:
         result: Value = apply(op, *operands)
         return result

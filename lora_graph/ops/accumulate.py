@@ -45,9 +45,6 @@ class AddMatMul(Fused):
         _, a, b = operands
         return cotangent, *MatMul().pullback(cotangent, cotangent, a, b)
 
-    def flops(self, result: Any, *operands: TensorType) -> Any:
-        return MatMul().flops(result, *operands[1:]) + result.size
-
 
 def _accumulate(c: Array, a: Array, b: Array, y: Array) -> bool:
     """y = c + a b by BLAS, if it has a form for arrays that lie in memory as these do."""

@@ -126,10 +126,6 @@ class Attention(Fused):
             return x
         return expand(unsqueeze(x, 2), (batch, heads, times, length, size)).reshape(batch, wanted, length, size)
 
-    def flops(self, result: Any, *operands: TensorType) -> Any:
-        keys = operands[1].shape[-2 if operands[1].rank == 4 else 1]
-        return (operands[0].size + result.size) * keys * 2
-
     def lower(self, to: Lowering, *operands: str) -> str:
         return to.node(self.name, operands, {name: value for name, value in self.attributes().items() if value})
 

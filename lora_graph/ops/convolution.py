@@ -68,7 +68,7 @@ class Conv(Op):
         return of_x, of_w, *(parts.bias_gradient(cotangent) for _ in operands[2:])
 
     def flops(self, result: Any, *operands: TensorType) -> Any:
-        return result.size * dims.product(operands[1].shape[1:]) * 2
+        return result.size * dims.product(operands[1].shape[1:]) * 2 + parts.bias_flops(result, operands)
 
     def lower(self, to: Lowering, *operands: str) -> str:
         spatial, kernel = (to.type(operand).shape[2:] for operand in operands[:2])
@@ -151,7 +151,7 @@ class ConvTranspose(Op):
         return of_x, of_w, *(parts.bias_gradient(cotangent) for _ in operands[2:])
 
     def flops(self, result: Any, *operands: TensorType) -> Any:
-        return operands[0].size * dims.product(operands[1].shape[1:]) * 2
+        return operands[0].size * dims.product(operands[1].shape[1:]) * 2 + parts.bias_flops(result, operands)
 
     def lower(self, to: Lowering, *operands: str) -> str:
         kernel, axes = to.type(operands[1]).shape[2:], len(self.strides)

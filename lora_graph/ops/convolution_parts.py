@@ -65,6 +65,11 @@ def add_bias(y: Array, *bias: Array) -> Array:
     return y
 
 
+def bias_flops(result: TensorType, operands: Sequence[TensorType]) -> Dim:
+    """One addition an element where there is a bias."""
+    return result.size if len(operands) > 2 else 0
+
+
 def bias_gradient(cotangent: Value) -> Value:
     """The cotangent of a bias: the sum over all axes but that of the channels."""
     return cotangent.sum(axis=(0, *range(2, cotangent.rank)))

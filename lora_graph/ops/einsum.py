@@ -98,8 +98,10 @@ class Einsum(Op):
         )
 
     def flops(self, result: Any, *operands: TensorType) -> Any:
-        sizes = self._sizes(self.terms([operand.rank for operand in operands])[0], operands)
-        return product(list(sizes.values())) * 2
+        """Of one loop over all indices, whatever order the products are computed in."""
+        terms, full = self.terms([operand.rank for operand in operands])
+        sizes = self._sizes(terms, operands)
+        return product(list(sizes.values())) * (len(terms) - 1 + (len(sizes) > len(full)))
 
 
 def _stretched(terms: Sequence[str], shapes: Sequence[Shape]) -> list[list[int]]:

@@ -46,6 +46,9 @@ class Fused(Op, abstract=True):
             return tuple(store(known[result], target) for result, target in zip(spelled, targets, strict=True))
         return store(known[spelled], out)
 
+    def flops(self, result: Type, *operands: TensorType) -> Any:
+        return super().flops(result, *operands) if self.elementwise else _work(self, operands)
+
     @property
     def has_pullback(self) -> bool:
         return type(self).pullback is not Op.pullback
@@ -60,6 +63,17 @@ def evaluate_values(order: Iterable[Value], known: dict[Value, Any]) -> None:
     """Add the arrays of the Values in ``order``, operands first, to ``known``."""
     for value in order:
         known[value] = value.op.evaluate(*[known[operand] for operand in value.operands])
+
+
+@lru_cache(maxsize=1024)
+def _work(op: Fused, operands: tuple[TensorType, ...]) -> Any:
+    """The operations of all that ``op`` is a name for, but of what depends on none of the operands."""
+    holes, spelled = op._template(operands)
+    dependent = set(holes)
+    for value in topological(results_of(spelled)):
+        if any(operand in dependent for operand in value.operands):
+            dependent.add(value)
+    return sum(value.flops for value in dependent)
 
 
 @lru_cache(maxsize=256)

@@ -95,6 +95,9 @@ class ScatterElements(Op):
         data, indices, updates = operands
         return scatter(data, grid(indices, self.axis), updates, self.reduction)
 
+    def flops(self, result: Any, *operands: TensorType) -> Any:
+        return 0 if self.reduction == "none" else operands[2].size
+
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         check_derivative(self.name, self.reduction)
         _, indices, updates = operands
@@ -127,6 +130,9 @@ class ScatterND(Op):
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
         data, indices, updates = operands
         return scatter(data, tuple(np.moveaxis(indices, -1, 0)), updates, self.reduction)
+
+    def flops(self, result: Any, *operands: TensorType) -> Any:
+        return 0 if self.reduction == "none" else operands[2].size
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         check_derivative(self.name, self.reduction)

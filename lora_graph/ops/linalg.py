@@ -128,10 +128,6 @@ class Gemm(Fused):
             y += operands[2] if self.beta == 1.0 else operands[2] * y.dtype.type(self.beta)
         return y
 
-    def flops(self, result: Any, *operands: TensorType) -> Any:
-        inner = operands[0].shape[0 if self.transA else 1]
-        return result.size * inner * 2 + (result.size if len(operands) > 2 else 0)
-
 
 @dataclass(frozen=True, eq=False)
 class EyeLike(Op):

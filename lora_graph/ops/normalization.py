@@ -74,9 +74,6 @@ class LayerNormalization(Fused):
         parts: list[Value | None] = [of_x, unbroadcast(cotangent * normalized, scale.shape)]
         return (*parts, *(unbroadcast(cotangent, bias.shape) for bias in operands[2:]))
 
-    def flops(self, result: Any, *operands: TensorType) -> Any:
-        return operands[0].size * 8
-
     @classmethod
     def read(cls, node: NodeView) -> Value | tuple[Value, ...]:
         """ONNX can ask for μ and 1/√(σ² + ε), too."""
@@ -133,9 +130,6 @@ class RMSNormalization(Fused):
         along = (scaled * normalized).mean(axis=self._axes(x.rank), keepdims=True)
         return (scaled - normalized * along) / deviation, unbroadcast(cotangent * normalized, scale.shape)
 
-    def flops(self, result: Any, *operands: TensorType) -> Any:
-        return operands[0].size * 5
-
 
 @dataclass(frozen=True, eq=False)
 class BatchNormalization(Fused):
@@ -190,9 +184,6 @@ class BatchNormalization(Fused):
 
     def is_linear(self, varying: Varying, operands: tuple[TensorType, ...], lead: int) -> bool:
         return varying == (False, True, True, False, False) and not lead
-
-    def flops(self, result: Any, *operands: TensorType) -> Any:
-        return operands[0].size * 4
 
     @classmethod
     def read(cls, node: NodeView) -> Value | tuple[Value, ...]:

@@ -178,9 +178,6 @@ class GlobalPool(Fused, abstract=True):
             raise ValueError(f"{self.name} takes floats with batch, channels and at least one spatial axis, got {x}")
         return x.with_shape((*x.shape[:2], *(1,) * (x.rank - 2)))
 
-    def flops(self, result: Any, *operands: TensorType) -> Any:
-        return operands[0].size
-
 
 class GlobalAveragePool(GlobalPool):
     """y = the mean over the spatial axes."""

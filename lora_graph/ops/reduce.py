@@ -192,6 +192,9 @@ class ArgMax(Op):
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
         return np.asarray(np.argmax(operands[0], self.axis, keepdims=bool(self.keepdims)), np.int64)
 
+    def flops(self, result: Any, *operands: TensorType) -> Any:
+        return operands[0].size
+
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         return (None,)
 

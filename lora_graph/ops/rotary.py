@@ -61,9 +61,6 @@ class RotaryEmbedding(Fused):
             return concat([real, imaginary], -1)
         return concat([unsqueeze(real, x.rank), unsqueeze(imaginary, x.rank)], -1).reshape(x.shape)
 
-    def flops(self, result: Any, *operands: TensorType) -> Any:
-        return result.size * 3
-
 
 def rotary_embedding(
     x: Value,

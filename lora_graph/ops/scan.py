@@ -97,6 +97,11 @@ class Scan(Op):
         finals = [store(carry, out[i] if out else None) for i, carry in enumerate(carries)]
         return (*finals, *stacks)
 
+    def flops(self, result: Any, *operands: TensorType) -> Any:
+        """Of the body, once for every step."""
+        each: Dim = sum(value.flops for value in self.body.values)
+        return each * operands[self.carried].shape[0]
+
     def pullback(self, cotangent: Any, result: Value, *operands: Value) -> Cotangents:
         from lora_graph.ops.scan_gradient import scan_pullback
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lora_graph.ir.types import Array
+from lora_graph.ir.types import Array, TensorType
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops.base import Cotangents
 from lora_graph.ops.fused import Fused
@@ -14,7 +14,14 @@ from lora_graph.ops.reduce import ReduceSum, Reduction
 from lora_graph.ops.select import where
 
 
-class ReduceSumSquare(Reduction, Fused):
+class OfSquares(Reduction, Fused, abstract=True):
+    """A reduction that is a name for others."""
+
+    def flops(self, result: Any, *operands: TensorType) -> Any:
+        return Fused.flops(self, result, *operands)
+
+
+class ReduceSumSquare(OfSquares):
     """y = Σ x²."""
 
     kinds: ClassVar[str] = "f"
@@ -32,7 +39,7 @@ class ReduceSumSquare(Reduction, Fused):
         return x * x
 
 
-class ReduceL2(Reduction, Fused):
+class ReduceL2(OfSquares):
     """y = √Σ x², with derivative 0 where it is 0."""
 
     kinds: ClassVar[str] = "f"

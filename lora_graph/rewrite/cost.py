@@ -29,4 +29,4 @@ def size(kind: TensorType) -> int:
 
 def flops(value: Value) -> int:
     """Floating-point operations of one application."""
-    return nominal(value.op.flops(value.result_type, *[operand.type for operand in value.operands]))
+    return nominal(value.flops)
