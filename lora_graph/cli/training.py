@@ -126,6 +126,15 @@ def adapt(
 @click.option("--clip-norm", type=float, help="Limit on the norm of the gradient.")
 @click.option("--accumulate", type=int, default=1, show_default=True, help="Batches a step.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the order and of draws.")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "onnxruntime", "numpy"]),
+    default="auto",
+    show_default=True,
+    help="What runs the steps; auto is the fastest that has a kernel for every op.",
+)
+@click.option("--provider", type=click.Choice(["cpu", "cuda"]), help="Where ONNX Runtime runs.  [default: the faster]")
+@click.option("--threads", type=click.IntRange(1), help="Threads of one op.  [default: OMP_NUM_THREADS, or all cores]")
 @click.option("--cache-frozen", is_flag=True, help="Run what is frozen once for each sample, not in every epoch.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of an interrupted training.")
 @AS_JSON
@@ -160,6 +169,7 @@ def train(run: Path, data: Path, optimizer: str, lr: float, resume: bool, as_jso
         "samples_per_second": history.samples_per_second,
         "seconds": history.seconds,
         "engine": history.engine,
+        "why": history.why,
     }
     if as_json:
         click.echo(json.dumps(facts, indent=2))
@@ -168,7 +178,7 @@ def train(run: Path, data: Path, optimizer: str, lr: float, resume: bool, as_jso
         click.echo(f"epoch {epoch}: loss {loss:.6g}")
     click.echo(
         f"{history.steps} steps in {history.seconds:.1f} s, {history.samples_per_second:,.0f} samples/s "
-        f"({history.engine}); saved in {run / runs.ADAPTER}"
+        f"({history.engine}, {history.why}); saved in {run / runs.ADAPTER}"
     )
 
 

@@ -60,7 +60,7 @@ class Session:
         threads: int | None = None,
         optimize: bool = True,
     ) -> None:
-        wanted = _wanted(provider)
+        wanted = wanted_providers(provider)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what it calls an error is raised
         if threads is not None:
@@ -184,7 +184,8 @@ class Session:
         return {next(iter(self._inputs)): array}
 
 
-def _wanted(provider: str | Sequence[str]) -> list[str]:
+def wanted_providers(provider: str | Sequence[str]) -> list[str]:
+    """The full names of providers; ValueError for one that is not available, listing those that are."""
     names = [provider] if isinstance(provider, str) else provider
     if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
         raise TypeError(f"a provider is a name or a list of names, got {provider!r}")
@@ -204,17 +205,17 @@ def _open(model: Content, options: Any, providers: list[str]) -> Any:
     if isinstance(model, str | os.PathLike):
         if not Path(model).is_file():
             raise LoadError(f"{os.fspath(model)}: no such file")
-        return _start(str(Path(model)), str(model), options, providers)
+        return start(str(Path(model)), str(model), options, providers)
     if isinstance(model, bytes | bytearray | memoryview):
-        return _start(bytes(model), "the model", options, providers)
+        return start(bytes(model), "the model", options, providers)
     if not isinstance(model, onnx.ModelProto):
         raise TypeError(f"a model is a path, bytes, an onnx.ModelProto or a Layer, not {type(model).__name__}")
     if weight_bytes(model) <= INLINE_LIMIT:
-        return _start(model.SerializeToString(), "the model", options, providers)
+        return start(model.SerializeToString(), "the model", options, providers)
     with tempfile.TemporaryDirectory(prefix="lora_graph-") as folder:
         path = Path(folder, "model.onnx")
         save_model(model, path)
-        return _start(str(path), "the model", options, providers)
+        return start(str(path), "the model", options, providers)
 
 
 def _op_types(model: Content) -> set[str]:
@@ -238,7 +239,8 @@ def _op_types(model: Content) -> set[str]:
     return found
 
 
-def _start(model: str | bytes, label: str, options: Any, providers: list[str]) -> Any:
+def start(model: str | bytes, label: str, options: Any, providers: list[str]) -> Any:
+    """A session of the model at a path or in bytes; LoadError, with its ``label``, where there can be none."""
     try:
         return onnxruntime.InferenceSession(model, options, providers=providers)
     except Exception as error:  # ONNX Runtime's own exceptions have no common base class but this one

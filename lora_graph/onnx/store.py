@@ -24,6 +24,9 @@ EXTERNAL_LIMIT = 2**30
 ALIGNMENT = 4096
 """Where tensors of a data file start: at pages, so that they can be mapped."""
 
+ELSEWHERE = "elsewhere"
+"""The file of weights that are handed over in memory; there is none."""
+
 SMALL = 1024
 """Tensors of at most this many bytes stay in the model."""
 
@@ -73,14 +76,19 @@ def weight_bytes(model: onnx.ModelProto) -> int:
     )
 
 
-def _save_whole(model: ir.Model, path: Path) -> onnx.ModelProto:
+def without_weights(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """``model`` as a message whose large weights are said to be elsewhere, and these by name."""
     large = _large(model)
     message = _message(model, {name: _elsewhere(tensor, name) for name, tensor in large.items()})
+    return message, {name: tensor.numpy() for name, tensor in large.items()}
+
+
+def _save_whole(model: ir.Model, path: Path) -> onnx.ModelProto:
+    message, arrays = without_weights(model)
     for tensor in message.graph.initializer:
-        if tensor.name in large:
+        if tensor.name in arrays:
             tensor.ClearField("data_location")
             tensor.ClearField("external_data")
-    arrays = {name: tensor.numpy() for name, tensor in large.items()}
     _write(message, arrays, path)
     _remove_data(path, keep=None)
     fill(message, arrays)
@@ -126,7 +134,7 @@ def _write(model: onnx.ModelProto, data: Mapping[str, Array], path: Path) -> Non
 
 def _elsewhere(tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
     """A tensor of the same type whose data is not in the message."""
-    return ir.ExternalTensor("", 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name)
+    return ir.ExternalTensor(ELSEWHERE, 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name)
 
 
 def _append(file: BinaryIO, tensor: ir.TensorProtocol, name: str, data: Path) -> ir.ExternalTensor:

@@ -121,6 +121,7 @@ def _presets() -> tuple[Pipeline, ...]:
     unfuse, merge = rules("unfuse", UNFUSE), rules("merge", merging, "all")
     gemm = rules("order", ORDER), rules("fuse Gemm", GEMM)
     accumulate = (rules("accumulate", ACCUMULATE),)
+    learn = spell, Pass("share activations", share_activations)
 
     def preset(
         name: str,
@@ -134,7 +135,8 @@ def _presets() -> tuple[Pipeline, ...]:
         return Pipeline(name, (FOLD, *first, simplify, *loops, FOLD, *hoists, rules("fuse", FUSED, fold), *last))
 
     return (
-        preset("train", "none", (spell, Pass("share activations", share_activations)), accumulate),
+        preset("train", "none", learn, accumulate),
+        preset("train-onnx", "none", learn, gemm),
         preset("inference", "one", (unfuse, spell), accumulate),
         preset("export", "one", (unfuse,), gemm),
         preset("prepare", "one", (unfuse,), products=PLACE_SCALES),
@@ -145,10 +147,10 @@ def _presets() -> tuple[Pipeline, ...]:
 
 
 PRESETS = {preset.name: preset for preset in _presets()}
-"""``train`` keeps every parameter; ``inference`` also scales weights ahead of time; ``deploy`` merges adapters into
-their base and fuses for ONNX. ``export`` is ``inference`` fused for ONNX, ``merge`` is merging by itself. ``prepare``
-scales weights ahead of time and leaves the order of products as it is, for what is done to those of adapters before
-``finish`` fuses."""
+"""``train`` keeps every parameter, and so does ``train-onnx``, which fuses for ONNX; ``inference`` also scales weights
+ahead of time; ``deploy`` merges adapters into their base and fuses for ONNX. ``export`` is ``inference`` fused for
+ONNX, ``merge`` is merging by itself. ``prepare`` scales weights ahead of time and leaves the order of products as it
+is, for what is done to those of adapters before ``finish`` fuses."""
 
 
 def optimize_graph(graph: Graph, preset: str = "inference") -> Optimized:

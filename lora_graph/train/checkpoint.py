@@ -44,8 +44,9 @@ def save_checkpoint(path: str | Path, training: TrainingStep, position: Position
 def load_checkpoint(path: str | Path, training: TrainingStep, settings: dict[str, Any]) -> Position:
     """Restore ``training`` from a checkpoint.
 
-    LoadError if it cannot be read, if it belongs to a run with other settings (it names the first that differs), or if
-    its tensors are not those that were written.
+    It goes on with the engine that it was trained on. LoadError if it cannot be read, if it belongs to a run with other
+    settings (it names the first that differs) or to an engine that this one cannot have, or if its tensors are not
+    those that were written.
     """
     written = read_metadata(path).get(KEY)
     if written is None:
@@ -60,6 +61,11 @@ def load_checkpoint(path: str | Path, training: TrainingStep, settings: dict[str
     for name in settings:
         if theirs.get(name) != settings[name]:
             raise LoadError(f"{path}: was written with {name}={theirs.get(name)!r}, this run has {settings[name]!r}")
+    if position.history.losses:
+        try:
+            training.insist(position.history.engine)
+        except ValueError as error:
+            raise LoadError(f"{path}: {error}") from error
     tensors = read_safetensors(path)
     _check(path, tensors, {**types, **_types(training.state())})
     training.restore(tensors, count)

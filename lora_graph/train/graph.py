@@ -16,7 +16,7 @@ import numpy as np
 
 from lora_graph.autodiff import gradients
 from lora_graph.ir.dims import sizes
-from lora_graph.ir.graph import Graph
+from lora_graph.ir.graph import Graph, Note
 from lora_graph.ir.leaves import Input, Parameter
 from lora_graph.ir.types import Array, TensorType, tensor
 from lora_graph.ir.value import Value, apply
@@ -90,25 +90,30 @@ def step_graphs(
         if taken:
             raise ValueError(f"{kind} is called {min(taken)!r}, a name that the training step uses itself")
     inputs = [*traced.graph.inputs, *given]
-    loss, updates = _simplified(inputs, loss, traced.updates)
+    loss, updates, notes = _simplified(
+        Graph(tuple(inputs), {LOSS: loss, **traced.updates}, traced.graph.notes, "forward")
+    )
     found = dict(zip(parameters, gradients(loss, list(parameters.values())), strict=True))
     if not accumulated:
         results, initial = apply_gradients(parameters, found, traced.active, optimizer, clipping)
-        graph = _graph([*inputs, RATE_INPUT], {LOSS: loss, **updates, **results}, "training step")
+        graph = _graph([*inputs, RATE_INPUT], {LOSS: loss, **updates, **results}, "training step", notes)
         return StepGraphs(graph, None, initial, tuple(parameters))
     sums = {_sum(name): apply(Parameter(_sum(name), p.type, False)) for name, p in parameters.items()}
     added = {_sum(name): sums[_sum(name)] + g * SHARE_INPUT.astype(g.dtype) for name, g in found.items()}
-    more = _graph([*inputs, SHARE_INPUT], {LOSS: loss, **updates, **added}, "accumulation step")
+    more = _graph([*inputs, SHARE_INPUT], {LOSS: loss, **updates, **added}, "accumulation step", notes)
     total = {name: sums[_sum(name)] for name in parameters}
     results, initial = apply_gradients(parameters, total, traced.active, optimizer, clipping)
     graph = _graph([*inputs, RATE_INPUT], results, "optimizer step")
     return StepGraphs(graph, more, {**initial, **{name: v.type for name, v in sums.items()}}, tuple(parameters))
 
 
-def _simplified(inputs: Sequence[Value], loss: Value, updates: Mapping[str, Value]) -> tuple[Value, dict[str, Value]]:
-    """The forward graph as it is when optimized: its gradients then start from where, say, a scale costs least."""
-    outputs = optimize_graph(_graph(inputs, {LOSS: loss, **updates}, "forward"), "train").graph.outputs
-    return outputs[LOSS], {name: outputs[name] for name in updates}
+def _simplified(forward: Graph) -> tuple[Value, dict[str, Value], Mapping[Value, Note]]:
+    """The loss, the updates and the notes of the forward graph as it is when optimized.
+
+    Its gradients then start from where, say, a scale costs least.
+    """
+    graph = optimize_graph(forward, "train").graph
+    return graph.outputs[LOSS], {name: v for name, v in graph.outputs.items() if name != LOSS}, graph.notes
 
 
 def apply_gradients(
@@ -173,7 +178,9 @@ def _sum(name: str) -> str:
     return f"gradient/{name}"
 
 
-def _graph(inputs: Sequence[Value], outputs: Mapping[str, Value], name: str) -> Graph:
+def _graph(
+    inputs: Sequence[Value], outputs: Mapping[str, Value], name: str, notes: Mapping[Value, Note] | None = None
+) -> Graph:
     """The graph with those of ``inputs`` that some output depends on."""
     used = set(Graph((), outputs).values)
-    return Graph(tuple(leaf for leaf in inputs if leaf in used), outputs, name=name)
+    return Graph(tuple(leaf for leaf in inputs if leaf in used), outputs, notes or {}, name)

@@ -11,6 +11,9 @@ class History:
     """Losses, rates and norms by step, mean losses by epoch, and how long it took."""
 
     engine: str = "numpy"
+    """What ran the steps: ``numpy``, ``onnxruntime`` or ``onnxruntime-cuda``."""
+    why: str = ""
+    """Why it was that one."""
     losses: list[float] = field(default_factory=list)
     """The loss of each step, before it was taken."""
     epoch_losses: list[float] = field(default_factory=list)

@@ -25,9 +25,6 @@ from lora_graph.train.optimizer import Optimizer
 from lora_graph.train.settings import settings_of
 from lora_graph.train.step import TrainingStep
 
-ENGINES = ("numpy",)
-"""What can run training steps, fastest first. ``engine="auto"`` takes the first that is available."""
-
 
 class Progress(Protocol):
     """What shows how far a run is."""
@@ -46,6 +43,8 @@ def fit(
     batch_size: int = 32,
     seed: int = 0,
     engine: str = "auto",
+    provider: str | None = None,
+    threads: int | None = None,
     clip_norm: float | None = None,
     clip_value: float | None = None,
     accumulate: int = 1,
@@ -64,7 +63,14 @@ def fit(
     of two Values, and of the weights where there are some, and applies to ``output`` where the model has several.
     ``optimizer`` is one of ``lg.SGD``, ``lg.Adam`` (default), ``lg.AdamW``. ``clip_norm`` limits the norm of the whole
     gradient, ``clip_value`` each element; ``accumulate`` takes a step on that many batches as on one. ``seed`` decides
-    the order of the samples and every draw. ``progress`` shows a bar on standard error, by default if that is a
+    the order of the samples and every draw.
+
+    ``engine`` runs the steps: ``"numpy"``, the interpreter; ``"onnxruntime"``, the very same graph in a session, on
+    ``provider`` ``"cpu"`` or ``"cuda"``; ``"auto"``, the fastest of those here that has a kernel for every op of the
+    step. History says which it was and why. They agree up to rounding. ``threads`` bounds those of one op. ValueError
+    for a provider that is not available, and for an engine that lacks an op, naming it.
+
+    ``progress`` shows a bar on standard error, by default if that is a
     terminal. The model trains in training mode and gets its own mode back.
 
     ``cache_frozen=True`` runs what is frozen once for each sample and not in every epoch: of all that depends neither
@@ -74,7 +80,7 @@ def fit(
 
     ``checkpoint`` is written after each epoch and on interruption; ``resume=True`` goes on from it, bit for bit, if the
     file is there, and to more epochs if asked. LoadError if it belongs to another run: another model, other frozen
-    parameters, other settings.
+    parameters, other settings, another engine.
 
     A step whose loss or gradient is not finite is not committed: TrainingError names it, and the model keeps the
     parameters before it.
@@ -83,7 +89,6 @@ def fit(
     checks.integer("batch_size", batch_size, 1)
     checks.integer("seed", seed, 0)
     checks.integer("accumulate", accumulate, 1)
-    chosen = ENGINES[0] if checks.choice("engine", engine, ("auto", *ENGINES)) == "auto" else engine
     if progress is not None:
         checks.flag("progress", progress)
     source = data_of(data, batch_size, epochs, checks.flag("shuffle", shuffle))
@@ -98,11 +103,14 @@ def fit(
         accumulated=accumulate > 1,
         output=output,
         cache_frozen=checks.flag("cache_frozen", cache_frozen),
+        engine=engine,
+        provider=provider,
+        threads=threads,
     )
     if cache_frozen and not isinstance(source, Arrays):
         raise ValueError("cache_frozen needs data as arrays or in an .npz file: samples of an iterable have no numbers")
-    run = _Run(training, source, seed, accumulate, Position(history=History(chosen)))
-    with training_mode(model):
+    run = _Run(training, source, seed, accumulate, Position(history=History(training.engine, training.why)))
+    with training_mode(model), _bounded(threads):
         if checkpoint is not None:
             chosen_here = {"seed": seed, "batch_size": batch_size, "accumulate": accumulate, "shuffle": shuffle}
             run.keep(checkpoint, settings_of(training, **chosen_here), resume)
@@ -161,6 +169,7 @@ class _Run:
     def _step(self, group: list[Batch]) -> None:
         history, training = self.position.history, self.training
         result = training.run_batches(group, seeded(self.seed, training.count))
+        history.engine, history.why = training.engine, training.why
         history.losses.append(result.loss)
         history.gradient_norms.append(result.gradient_norm)
         history.learning_rates.append(result.learning_rate)
@@ -176,6 +185,18 @@ def _groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
     """The batches that make up one step each."""
     while group := list(islice(batches, size)):
         yield group
+
+
+@contextmanager
+def _bounded(threads: int | None) -> Iterator[None]:
+    """BLAS with at most so many threads."""
+    if threads is None:
+        yield
+        return
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(threads):
+        yield
 
 
 class _Silent:

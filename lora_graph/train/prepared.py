@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lora_graph import checks
-from lora_graph.interpret import Program, compile_graph
+from lora_graph.ir.dims import Dim
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.leaves import Input
 from lora_graph.ir.types import Array, TensorType, show
 from lora_graph.ir.value import Value, apply
 from lora_graph.layers.interface import Feed
 from lora_graph.layers.trace import Trace, trace
-from lora_graph.rewrite.pipeline import optimize_graph
+from lora_graph.ops.loss import check_range
 from lora_graph.train.data import Batch
+from lora_graph.train.diverged import first_not_finite
 from lora_graph.train.draws import Rng, draw_all
+from lora_graph.train.engine import Engine, Runner
 from lora_graph.train.graph import TARGET, WEIGHTS, StepGraphs, step_graphs
 from lora_graph.train.hold import split
 from lora_graph.train.loss import IGNORED, loss_of
@@ -33,14 +35,15 @@ class Prepared:
 
     traced: Trace
     graphs: StepGraphs
-    step: Program
-    accumulate: Program | None
-    once: Program | None
+    engine: Engine
+    step: Runner
+    accumulate: Runner | None
+    once: Runner | None
     """What gives the held values of a batch, where there are any."""
     target: TensorType
     weights: TensorType | None
-    counts_labels: bool
-    """Whether the loss is a mean over targets of which some may be left out."""
+    classes: Dim | None
+    """How many there are, where targets are class numbers, of which some may be left out."""
     steady: frozenset[str]
     """The draws that micro-batches of one step have in common."""
 
@@ -62,11 +65,13 @@ class Prepared:
             data = traced.graph.inputs[: len(types)]
             parts = split(graphs.accumulate or graphs.step, data, fixed, len(batch.targets))
         running = graphs.with_forward(parts.rest) if parts else graphs
-        step = _compiled(running.step, fixed)
-        more = None if running.accumulate is None else _compiled(running.accumulate, fixed)
-        once = _compiled(parts.once, fixed) if parts else None
-        counts = owner.loss == "cross_entropy" and kind.dtype == np.int64
-        return cls(traced, graphs, step, more, once, kind, weights, counts, _steady(traced))
+        asked = {"step": running.step, "accumulate": running.accumulate, "once": parts.once if parts else None}
+        wanted = {name: graph for name, graph in asked.items() if graph is not None}
+        engine, made = owner.compile(list(wanted.values()), fixed)
+        runners = dict(zip(wanted, made, strict=True))
+        step, more, once = runners["step"], runners.get("accumulate"), runners.get("once")
+        classes = result.shape[-1] if owner.loss == "cross_entropy" and kind.dtype == np.int64 else None
+        return cls(traced, graphs, engine, step, more, once, kind, weights, classes, _steady(traced))
 
     def inputs(self, given: Feed, batch: Batch, rng: Rng, kept: dict[str, Array]) -> dict[str, Array]:
         """All inputs of a step but the learning rate: data as it has to be, and what is drawn for it.
@@ -82,23 +87,37 @@ class Prepared:
             bad = found[WEIGHTS][~(np.isfinite(found[WEIGHTS]) & (found[WEIGHTS] >= 0))]
             if bad.size:
                 raise ValueError(f"weights must be finite and at least 0, got {bad[0]}")
+        if isinstance(self.classes, int):
+            check_range("cross_entropy", found[TARGET][_counted(found) != 0], self.classes)
         return found
 
     def held(self, given: Feed) -> dict[str, Array]:
         """What the frozen part of the model gives for a batch, samples first."""
         if self.once is None:
             return {}
-        return self.once.run({name: given.arrays[name] for name in self.once.graph.input_names}, {})
+        found = self.once.run({name: given.arrays[name] for name in self.once.graph.input_names}, {}, out={})
+        return {name: self.engine.read(buffer) for name, buffer in found.items()}
+
+    def origin(self, inputs: Mapping[str, Array], state: Mapping[str, Array]) -> str:
+        """Where a step on these inputs, or its part on one micro-batch, stops being finite; "" where it does not."""
+        graph = self.graphs.accumulate or self.graphs.step
+        given = {name: inputs[name] for name in graph.input_names}
+        return first_not_finite(graph, given, {name: state[name] for name in graph.parameters})
 
     def mass(self, given: Feed, inputs: Mapping[str, Array]) -> float:
         """How much a batch counts beside others of its step: the sum of what its loss is a mean over."""
-        target, weights = inputs[TARGET], inputs.get(WEIGHTS)
-        if self.counts_labels:
-            kept = target != IGNORED
-            if weights is None:
-                return float(kept.sum())
-            return float((kept * weights.reshape(weights.shape + (1,) * (kept.ndim - weights.ndim))).sum())
-        return float(given.samples if weights is None else weights.sum())
+        if self.classes is not None:
+            return float(_counted(inputs).sum())
+        return float(inputs[WEIGHTS].sum() if WEIGHTS in inputs else given.samples)
+
+
+def _counted(inputs: Mapping[str, Array]) -> Array:
+    """How much each label counts."""
+    kept: Array = inputs[TARGET] != IGNORED
+    if WEIGHTS not in inputs:
+        return kept
+    weights = inputs[WEIGHTS]
+    return kept * weights.reshape(weights.shape + (1,) * (kept.ndim - weights.ndim))
 
 
 def _labels(target: Array) -> Array:
@@ -129,11 +148,3 @@ def _steady(traced: Trace) -> frozenset[str]:
     """Draws that share a name, and those that decide which parts of a parameter take part in a step."""
     deciding = {value.op.label for value in Graph((), traced.active).values if isinstance(value.op, Input)}
     return frozenset(draw.label for draw in traced.draws if draw.shared is not None or draw.label in deciding)
-
-
-def _compiled(graph: Graph, fixed: Mapping[str, Array]) -> Program:
-    optimized = optimize_graph(graph, "train").graph
-    held = {name: fixed[name] for name in fixed if name in optimized.parameters}
-    program = compile_graph(optimized, fixed=held)
-    program.fix(held)
-    return program

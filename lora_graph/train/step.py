@@ -11,13 +11,14 @@ import numpy.typing as npt
 
 from lora_graph import checks
 from lora_graph.errors import TrainingError
-from lora_graph.interpret import Program
 from lora_graph.ir.dims import plain_name, shape_of
+from lora_graph.ir.graph import Graph
 from lora_graph.ir.types import Array, TensorType
 from lora_graph.layers.interface import Feed, feed
 from lora_graph.layers.layer import Layer
 from lora_graph.train.data import Arrays, Batch
 from lora_graph.train.draws import Rng, own_rng
+from lora_graph.train.engine import Buffer, Engine, NumpyEngine, Runner, compiled, engines
 from lora_graph.train.graph import LOSS, NORM, RATE, SHARE, Clipping, is_sum
 from lora_graph.train.loss import Loss
 from lora_graph.train.optimizer import Adam, Optimizer
@@ -35,12 +36,13 @@ class StepResult:
 
 
 class TrainingStep:
-    """One optimizer step after the other on a model, in NumPy.
+    """One optimizer step after the other on a model, in NumPy or ONNX Runtime.
 
     It starts from the parameters and the modes that the model has when it is made (the modes: when the first batch
-    comes). Trainable parameters and the optimizer's state are held in two sets of buffers that change places when a
-    step commits, which it does only if its loss and gradient norm are finite. :meth:`sync` hands the parameters to the
-    model.
+    comes). Trainable parameters and the optimizer's state are held in two sets of the engine's buffers that change
+    places when a step commits, which it does only if its loss and gradient norm are finite. :meth:`sync` hands the
+    parameters to the model. ``engine``, ``provider`` and ``threads`` are those of :func:`lora_graph.fit`; which engine
+    it is, is settled by the first batch.
     """
 
     def __init__(
@@ -54,6 +56,9 @@ class TrainingStep:
         accumulated: bool = False,
         output: str | None = None,
         cache_frozen: bool = False,
+        engine: str = "auto",
+        provider: str | None = None,
+        threads: int | None = None,
     ):
         if not isinstance(model, Layer):
             raise TypeError(f"model must be a Layer, got {model!r}")
@@ -70,11 +75,36 @@ class TrainingStep:
         self.cache_frozen = cache_frozen
         self.count = 0
         self.base: Mapping[str, Array] = model.state
+        self._asked = engine
+        self._candidates = engines(engine, provider, threads)
+        self._engine: Engine = NumpyEngine()
+        self._lacking = ""
         self._prepared: dict[object, Prepared] = {}
-        self._state: dict[str, Array] = model.trainable_parameters()
-        self._spare: dict[str, Array] = {}
+        trained = model.trainable_parameters()
+        self._state: dict[str, Buffer] = {name: self._engine.hold(array) for name, array in trained.items()}
+        self._spare: dict[str, Buffer] = {}
         if not self._state:
             raise ValueError(f"nothing to train: every parameter of {model.layer_name} is frozen")
+
+    @property
+    def engine(self) -> str:
+        """What runs the steps; before the first batch, what is to be tried first."""
+        return (self._engine if self._prepared else self._candidates[0]).name
+
+    def insist(self, engine: str) -> None:
+        """Run on ``engine`` and no other; ValueError where it is none of those that were asked for."""
+        fitting = [candidate for candidate in self._candidates if candidate.name == engine]
+        if not fitting:
+            asked = " or ".join(candidate.name for candidate in self._candidates)
+            raise ValueError(f"was trained with the engine {engine!r}, this run is to have {asked}")
+        self._candidates = fitting
+
+    @property
+    def why(self) -> str:
+        """Why that engine runs them."""
+        if self._lacking:
+            return self._lacking
+        return "the fastest there is" if self._asked == "auto" else "as asked for"
 
     def run(self, x: Any, target: npt.ArrayLike, rng: Rng = own_rng, *, weights: npt.ArrayLike | None = None) -> float:
         """One step on one batch; the loss before it. ``rng`` gives the generator of each draw (default: its own)."""
@@ -97,32 +127,33 @@ class TrainingStep:
         prepared = [self._prepare(fed, batch) for fed, batch in zip(feeds, given, strict=True)]
         inputs = [p.inputs(fed, batch, rng, kept) for p, fed, batch in zip(prepared, feeds, given, strict=True)]
         masses = [p.mass(fed, arrays) for p, fed, arrays in zip(prepared, feeds, inputs, strict=True)]
-        pending: dict[str, Array] = {}
+        pending: dict[str, Buffer] = {}
         loss = 0.0
         for p, fed, arrays, mass in zip(prepared, feeds, inputs, masses, strict=True):
             if p.accumulate is not None and fed.samples:
                 share = mass / sum(masses) if mass else 0.0
                 self._advance(p.accumulate, {**arrays, SHARE: np.asarray(share)}, pending)
-                loss += float(pending.pop(LOSS)) * share
+                loss += self._number(pending.pop(LOSS)) * share
         rate = self.optimizer.rate(self.count)
         self._advance(prepared[-1].step, {**inputs[-1], RATE: np.asarray(rate)}, pending)
-        loss = loss if self.accumulated else float(pending.pop(LOSS))
-        norm = float(pending.pop(NORM))
-        self._require_finite(loss, norm)
+        loss = loss if self.accumulated else self._number(pending.pop(LOSS))
+        norm = self._number(pending.pop(NORM))
+        if not np.isfinite(loss) or not np.isfinite(norm):
+            raise self._diverged(loss, norm, prepared, [{**a, RATE: np.asarray(rate)} for a in inputs])
         self._commit(pending)
         return StepResult(loss, norm, rate, samples)
 
     def sync(self) -> None:
         """Hand the parameters as they are now to the model."""
-        self.model.assign({name: array.copy() for name, array in self._state.items() if name in self.base})
+        self.model.assign({name: self._engine.read(held) for name, held in self._state.items() if name in self.base})
 
     def state(self) -> dict[str, Array]:
         """Everything a checkpoint needs: what trains, what the layers update, and the optimizer's state."""
-        return {name: array.copy() for name, array in self._state.items()}
+        return {name: self._engine.read(held) for name, held in self._state.items()}
 
     def restore(self, state: Mapping[str, Array], count: int) -> None:
         """Take up training where :meth:`state` left it."""
-        self._state = {name: np.array(array) for name, array in state.items()}
+        self._state = {name: self._engine.hold(array) for name, array in state.items()}
         self._spare = {}
         self.count = count
 
@@ -145,38 +176,56 @@ class TrainingStep:
         if key not in self._prepared:
             prepared = Prepared.build(self, types, batch)
             for name, array in {**prepared.graphs.zeros(), **self.base}.items():
-                if name not in prepared.graphs.fixed:
-                    self._state.setdefault(name, array)
+                if name not in prepared.graphs.fixed and name not in self._state:
+                    self._state[name] = self._engine.hold(array)
             self._prepared[key] = prepared
         return self._prepared[key]
 
-    def _advance(self, program: Program, inputs: Mapping[str, Array], pending: dict[str, Array]) -> None:
-        """Run ``program`` on the state with what is pending in it, and add what it changes to ``pending``."""
-        graph = program.graph
+    def compile(self, graphs: Sequence[Graph], fixed: Mapping[str, Array]) -> tuple[Engine, list[Runner]]:
+        """``graphs`` ready to run on the engine; the first time, on the first that takes all of them."""
+        engine, runners, lacking = compiled(self._candidates, graphs, fixed)
+        if engine is not self._engine:
+            self._state = {name: engine.hold(self._engine.read(held)) for name, held in self._state.items()}
+            self._spare, self._engine = {}, engine
+        if not self._prepared:
+            self._candidates, self._lacking = (engine,), lacking
+        return engine, runners
+
+    def _number(self, buffer: Buffer) -> float:
+        return float(self._engine.read(buffer))
+
+    def _advance(self, runner: Runner, inputs: Mapping[str, Array], pending: dict[str, Buffer]) -> None:
+        """Run ``runner`` on the state with what is pending in it, and add what it changes to ``pending``."""
+        graph = runner.graph
         given = {name: inputs[name] for name in graph.input_names}
         now = {**self._state, **pending}
         state = {name: now[name] for name in graph.parameters if name in now}
         out = {name: self._spare.pop(name) for name in graph.outputs if name in self._spare}
-        results = program.run(given, state, out=out)
+        results = runner.run(given, state, out=out)
         self._spare.update({name: pending[name] for name in results if name in pending})
         pending.update(results)
 
-    def _commit(self, pending: Mapping[str, Array]) -> None:
-        """What was computed becomes the state; the arrays it replaces will take the next results."""
-        for name, array in pending.items():
-            old, self._state[name] = self._state[name], array
-            if old is not self.base.get(name):
-                self._spare[name] = old
+    def _commit(self, pending: Mapping[str, Buffer]) -> None:
+        """What was computed becomes the state; the buffers it replaces will take the next results."""
+        for name, new in pending.items():
+            self._spare[name], self._state[name] = self._state[name], new
             if is_sum(name):
-                array.fill(0)
+                self._engine.clear(new)
         self.count += 1
 
-    def _require_finite(self, loss: float, norm: float) -> None:
-        for what, value in (("loss", loss), ("gradient norm", norm)):
-            if not np.isfinite(value):
-                raise TrainingError(
-                    f"step {self.count + 1}: the {what} is {value}; the parameters are those after step {self.count}"
-                )
+    def _diverged(
+        self, loss: float, norm: float, prepared: Sequence[Prepared], inputs: Sequence[Mapping[str, Array]]
+    ) -> TrainingError:
+        """What to raise for a step that is not finite: which step, and where it stops being so."""
+        what, number = ("gradient norm", norm) if np.isfinite(loss) else ("loss", loss)
+        state = {**self.base, **self.state()}
+        given = [{**arrays, SHARE: np.asarray(1.0)} for arrays in inputs]
+        origins = (p.origin(arrays, state) for p, arrays in zip(prepared, given, strict=True))
+        origin = next(filter(None, origins), f"none in NumPy, so it is {self._engine.name}'s")
+        return TrainingError(
+            f"step {self.count + 1}: the {what} is {number}; the first value that is not finite is {origin}; "
+            f"the parameters are those after step {self.count}"
+        )
 
 
 def _output(model: Layer, name: str | None) -> str:

@@ -19,6 +19,7 @@ from lora_graph.errors import LoadError, TrainingError
 from lora_graph.layers.weights import read_metadata, read_safetensors, save_weights
 from lora_graph.train import loop
 from lora_graph.train.checkpoint import KEY
+from lora_graph.train.engine import ENGINES
 from lora_graph.train.interrupt import uninterrupted
 from tests.train.models import Array, Centered, adapted, batches, copied, nested_model, same_bits
 
@@ -74,10 +75,11 @@ def train(model: lg.Layer, data: Any, **options: Any) -> lg.History:
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_run_that_goes_on_is_the_uninterrupted_one(
-    kind: str, optimizer: Any, accumulate: int, tmp_path: Path
+    kind: str, optimizer: Any, accumulate: int, engine: str, tmp_path: Path
 ) -> None:
-    options = {"optimizer": optimizer, "accumulate": accumulate, "clip_norm": 0.5}
+    options = {"optimizer": optimizer, "accumulate": accumulate, "clip_norm": 0.5, "engine": engine}
     data = batches(5)
     whole, parts = MODELS[kind](), MODELS[kind]()
     expected = train(whole, data, **options)

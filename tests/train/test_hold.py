@@ -138,10 +138,10 @@ def products(graph: Graph) -> int:
 
 @rows
 def test_frozen_layers_run_in_the_first_epoch_only(name: str, counted: Counted) -> None:
-    trained(name, epochs=4, cache_frozen=True)
+    trained(name, epochs=4, cache_frozen=True, engine="numpy")
     assert counted.runs == {"training step: held values": 3, "training step": 12}
     step, once = counted.graphs["training step"], counted.graphs["training step: held values"]
-    trained(name)
+    trained(name, engine="numpy")
     assert products(once) > 0
     assert products(step) + products(once) == products(counted.graphs["training step"])
     frozen = {label for label in once.parameters if "weight" in label}
@@ -153,7 +153,7 @@ def test_frozen_layers_run_in_the_first_epoch_only(name: str, counted: Counted) 
 def test_gradients_follow_only_paths_to_what_trains(place: str, wanted: int, counted: Counted) -> None:
     """5 + 2 products forward, 3 for dA and dB, and one more for each frozen layer behind the adapter."""
     model = lg.adapt(perceptron(), targets=place, rank=2)
-    lg.fit(model, (drawn(COUNT, 6), drawn(COUNT, 6)))
+    lg.fit(model, (drawn(COUNT, 6), drawn(COUNT, 6)), engine="numpy")
     assert products(counted.graphs["training step"]) == wanted
 
 
@@ -172,7 +172,7 @@ def test_the_fewest_bytes_are_held(counted: Counted) -> None:
             return (few + x.exp()) @ ctx.param("w")
 
     model = lg.adapt(Wide(), targets="w", rank=1)
-    lg.fit(model, (drawn(COUNT, 6), drawn(COUNT, 6)), cache_frozen=True, batch_size=8)
+    lg.fit(model, (drawn(COUNT, 6), drawn(COUNT, 6)), cache_frozen=True, batch_size=8, engine="numpy")
     outputs = counted.graphs["training step: held values"].outputs
     # the sum, and its product with the frozen weight
     assert [str(value.type) for value in outputs.values()] == ["float64[batch, 6]"] * 2
@@ -188,7 +188,7 @@ def test_cheap_functions_of_the_input_are_not_held(counted: Counted) -> None:
             return lg.ops.softmax(x.tanh() @ (ctx.param("w") * 2))
 
     model = Masked()
-    lg.fit(model, (drawn(COUNT, 6), drawn(COUNT, 6)), cache_frozen=True, batch_size=8)
+    lg.fit(model, (drawn(COUNT, 6), drawn(COUNT, 6)), cache_frozen=True, batch_size=8, engine="numpy")
     assert counted.runs == {"training step": 3}
 
 
@@ -208,7 +208,7 @@ class Contrast(lg.Layer):
 
 def test_what_depends_on_the_batch_is_not_held(counted: Counted) -> None:
     data = (drawn(COUNT, 6), drawn(COUNT, 6))
-    losses = lg.fit(Contrast(), data, batch_size=8, epochs=2, cache_frozen=True).losses
+    losses = lg.fit(Contrast(), data, batch_size=8, epochs=2, cache_frozen=True, engine="numpy").losses
     assert counted.graphs["training step: held values"].op_counts() == {"MatMul": 1}
     assert [*counted.graphs["training step"].parameters][:2] == ["G", "w"]
     close(losses, lg.fit(Contrast(), data, batch_size=8, epochs=2).losses, 1e-9)
@@ -219,7 +219,7 @@ def test_a_model_with_several_inputs(counted: Counted) -> None:
     settings = {"loss": "cross_entropy", "batch_size": 8, "epochs": 3, "optimizer": lg.Adam(0.05)}
     models = [lg.adapt(Encoder(), targets=["query_1", "head"], rank=1, rng=0) for _ in range(2)]
     losses, cached = (
-        lg.fit(model, data, cache_frozen=flag, **settings).losses
+        lg.fit(model, data, cache_frozen=flag, engine="numpy", **settings).losses
         for model, flag in zip(models, (False, True), strict=True)
     )
     close(cached, losses, 1e-9)

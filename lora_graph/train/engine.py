@@ -1,0 +1,104 @@
+"""What runs the graphs of a training step, on buffers of its own: NumPy, or ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from lora_graph import checks
+from lora_graph.interpret import compile_graph
+from lora_graph.ir.graph import Graph
+from lora_graph.ir.types import Array
+from lora_graph.rewrite.pipeline import optimize_graph
+
+Buffer = Any
+"""An array where an engine keeps it: in NumPy itself, or on a device."""
+
+ENGINES = ("onnxruntime", "numpy")
+"""What can run training steps, fastest first. ``engine="auto"`` takes the first that runs every op of the step."""
+
+
+class UnsupportedError(ValueError):
+    """A step that an engine has no kernels for; the message says which op."""
+
+
+class Runner(Protocol):
+    """A graph that an engine made ready to run on inputs and state."""
+
+    graph: Graph
+
+    def run(
+        self, inputs: Mapping[str, Array], state: Mapping[str, Buffer], *, out: Mapping[str, Buffer]
+    ) -> dict[str, Buffer]:
+        """The outputs by name, in the buffers of ``out`` where that names them, in new ones otherwise."""
+
+
+class Engine(Protocol):
+    """What runs training steps."""
+
+    name: str
+
+    def compile(self, graph: Graph, fixed: Mapping[str, Array]) -> Runner:
+        """``graph`` ready to run, with the parameters ``fixed`` in it; UnsupportedError where it cannot be."""
+
+    def hold(self, array: Array) -> Buffer:
+        """A buffer with a copy of ``array``."""
+
+    def read(self, buffer: Buffer) -> Array:
+        """A copy of what is in ``buffer``."""
+
+    def clear(self, buffer: Buffer) -> None:
+        """Fill ``buffer`` with zeros."""
+
+
+class NumpyEngine:
+    """The interpreter. It runs every op that trains."""
+
+    name = "numpy"
+
+    def compile(self, graph: Graph, fixed: Mapping[str, Array]) -> Runner:
+        optimized = optimize_graph(graph, "train").graph
+        held = {name: fixed[name] for name in fixed if name in optimized.parameters}
+        program = compile_graph(optimized, fixed=held)
+        program.fix(held)
+        return program
+
+    def hold(self, array: Array) -> Buffer:
+        return np.array(array)
+
+    def read(self, buffer: Buffer) -> Array:
+        return np.array(buffer)
+
+    def clear(self, buffer: Buffer) -> None:
+        buffer.fill(0)
+
+
+def engines(name: str, provider: str | None, threads: int | None) -> Sequence[Engine]:
+    """The engines to be tried in turn for ``engine=name``.
+
+    ValueError for a name or a provider that does not exist, or that is not available here.
+    """
+    checks.choice("engine", name, ("auto", *ENGINES))
+    if name == "numpy":
+        if provider not in (None, "cpu"):
+            raise ValueError(f"engine='numpy' runs on the CPU: it takes no provider, got {provider!r}")
+        return (NumpyEngine(),)
+    from lora_graph.onnx.stepping import OnnxRuntimeEngine
+
+    fastest = OnnxRuntimeEngine(provider, threads)
+    return (fastest,) if name == "onnxruntime" or provider == "cuda" else (fastest, NumpyEngine())
+
+
+def compiled(
+    candidates: Sequence[Engine], graphs: Sequence[Graph], fixed: Mapping[str, Array]
+) -> tuple[Engine, list[Runner], str]:
+    """``graphs`` ready to run on the first engine that takes all of them, and what the others lack, if anything."""
+    reasons: list[str] = []
+    for engine in candidates:
+        try:
+            return engine, [engine.compile(graph, fixed) for graph in graphs], "; ".join(reasons)
+        except UnsupportedError as reason:
+            reasons.append(f"{engine.name}: {reason}")
+    raise ValueError(f"the training step cannot run on {'; '.join(reasons)}; engine='numpy' runs every op")

@@ -1,0 +1,27 @@
+"""Steps as functions without state: what a step changes goes in by its name and comes out as ``next/`` and its name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from lora_graph.ir.graph import Graph, replace
+from lora_graph.ir.leaves import Input
+from lora_graph.ir.value import Value, apply
+from lora_graph.train.graph import LOSS, NORM
+
+NEXT = "next/"
+"""What the output that replaces a piece of state begins with."""
+
+
+def stateless(graph: Graph, fixed: Collection[str]) -> Graph:
+    """``graph`` with its parameters, all but those in ``fixed``, as inputs.
+
+    Every output but the loss and the norm of the gradient is called ``next/`` and the name of what it replaces.
+    """
+    leaves: dict[Value, Value] = {
+        leaf: apply(Input(name, leaf.type)) for name, leaf in graph.parameters.items() if name not in fixed
+    }
+    outputs = dict(zip(graph.outputs, replace(graph.outputs.values(), leaves), strict=True))
+    renamed = {(name if name in (LOSS, NORM) else f"{NEXT}{name}"): value for name, value in outputs.items()}
+    notes = {leaves.get(value, value): note for value, note in graph.notes.items()}
+    return Graph((*graph.inputs, *leaves.values()), renamed, notes, graph.name)
