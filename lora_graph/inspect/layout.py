@@ -1,0 +1,161 @@
+"""Layout: where every node, block and wire of a scene stands, all stages of it in one plane.
+
+Layers by longest path and barycentre order, after Sugiyama, Tagawa and Toda (1981), in blocks that are modules: a block
+is laid out by itself, bottom-up, and is then one item of the block around it. Linear in the size of the scene but for
+the sorting of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lora_graph.inspect.layout_blocks import LEAVES, Block, nest
+from lora_graph.inspect.layout_columns import Neighbour, place_rows
+from lora_graph.inspect.layout_rows import Grid, grid_of, nets_of
+from lora_graph.inspect.layout_wires import Placed, Points, Wiring
+from lora_graph.inspect.scene import Scene
+from lora_graph.inspect.scene_text import Caption, caption, width_of
+
+GAP_X, GAP_Y, WIRE, PAD, HEADER = 20, 30, 6, 14, 24
+"""Between boxes in a row, between rows, to each side of a wire, and inside a block at its sides and its top."""
+STRAIGHT = 8.0
+"""How much more a lane wants to be straight than a box wants to be below another."""
+FAINT = 1e-6
+"""How much a box and its parameters want to be near each other: what is computed goes before."""
+
+
+@dataclass
+class Boxes:
+    """Left, top, width and height of some boxes."""
+
+    x: list[int] = field(default_factory=list)
+    y: list[int] = field(default_factory=list)
+    w: list[int] = field(default_factory=list)
+    h: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Layout:
+    """``ends`` tells for each edge the last point on its way, -1 where it goes straight from box to box."""
+
+    scene: Scene
+    captions: list[Caption]
+    blocks: list[Block]
+    block_of: list[int]
+    nodes: Boxes
+    areas: Boxes
+    """The blocks, opened."""
+    folded: list[tuple[int, int]]
+    """Width and height of each block when it is folded."""
+    points: Points
+    ends: list[int]
+
+
+def lay_out(scene: Scene) -> Layout:
+    """The layout of ``scene``; the same for equal scenes, whatever the order of sets."""
+    return _Layout(scene).run()
+
+
+class _Layout:
+    def __init__(self, scene: Scene) -> None:
+        self.scene, self.size = scene, len(scene.nodes)
+        nesting = nest(scene)
+        self.blocks, self.block_of = nesting.blocks, nesting.block_of
+        self.nets = nets_of(scene, nesting)
+        self.loose = {node.id for node in scene.nodes if node.kind in LEAVES}
+        self.captions = [caption(node) for node in scene.nodes]
+        self.folded = [_folded(block) for block in self.blocks]
+        self.w = [c.width for c in self.captions] + [0] * len(self.blocks)
+        self.h = [c.height for c in self.captions] + [0] * len(self.blocks)
+        self.x = [0] * (self.size + len(self.blocks))
+        self.y = list(self.x)
+        self.grids: list[Grid] = []
+        self.centres: list[list[int]] = []
+        self.tops: list[list[int]] = []
+        self.heights: list[list[int]] = []
+        self.enters: list[dict[int, int]] = [{} for _ in self.blocks]
+        """Of each block, how far from its left a wire from some node enters."""
+        self.exits: list[dict[int, int]] = [{} for _ in self.blocks]
+
+    def run(self) -> Layout:
+        count = len(self.blocks)
+        self.grids = [Grid({})] * count
+        self.centres, self.tops, self.heights = [[]] * count, [[]] * count, [[]] * count
+        for block in reversed(range(count)):
+            self._size_block(block)
+        for block in range(count):
+            self._put_items(block)
+        points, ends = self._wires()
+        areas = Boxes(self.x[self.size :], self.y[self.size :], self.w[self.size :], self.h[self.size :])
+        nodes = Boxes(self.x[: self.size], self.y[: self.size], self.w[: self.size], self.h[: self.size])
+        return Layout(self.scene, self.captions, self.blocks, self.block_of, nodes, areas, self.folded, points, ends)
+
+    def _size_block(self, block: int) -> None:
+        """Rows and columns of one block, its items being sized; then its own size."""
+        grid = self.grids[block] = grid_of(self.blocks[block].items, self.nets[block], self.scene)
+        half = [self.w[item] / 2 if item >= 0 else 0.0 for item in grid.items]
+        gap = [float(GAP_X) if item >= 0 else 2.0 * WIRE for item in grid.items]
+        uppers: list[list[Neighbour]] = [[] for _ in grid.items]
+        lowers: list[list[Neighbour]] = [[] for _ in grid.items]
+        for upper, lower, node in grid.links:
+            shift = self._port(grid.items[upper], self.exits, node) - self._port(grid.items[lower], self.enters, node)
+            is_lane = grid.items[upper] < 0 and grid.items[lower] < 0
+            weight = FAINT if node in self.loose else STRAIGHT if is_lane else 1.0
+            uppers[lower].append((upper, shift, weight))
+            lowers[upper].append((lower, -shift, weight))
+        x = place_rows(grid.rows, half, gap, uppers, lowers)
+        left = min((x[cell] - half[cell] for cell in range(len(x))), default=0.0) - PAD
+        right = max((x[cell] + half[cell] for cell in range(len(x))), default=0.0) + PAD
+        item = self.size + block
+        least_w, least_h = self.folded[block]
+        self.w[item] = max(round(right - left), least_w)
+        left -= (self.w[item] - (right - left)) / 2
+        self.centres[block] = [round(at - left) for at in x]
+        sizes = [*self.h, 0]  # which is what a cell that is no item, number -1, has
+        heights = [max([sizes[grid.items[cell]] for cell in row], default=0) for row in grid.rows[1:-1]]
+        top, tops = HEADER + GAP_Y // 2, []
+        for height in heights:
+            tops.append(top)
+            top += height + GAP_Y
+        self.tops[block], self.heights[block] = tops, heights
+        self.h[item] = max(top - GAP_Y // 2, least_h)
+        for node, net in self.nets[block].items():
+            if net.source < 0:
+                self.enters[block][node] = self.centres[block][net.cells[0]]
+            if net.leaves:
+                self.exits[block][node] = self.centres[block][net.exit]
+
+    def _port(self, item: int, ports: Sequence[dict[int, int]], node: int) -> float:
+        """How far right of the centre of an item the wire from ``node`` meets it."""
+        return ports[item - self.size][node] - self.w[item] / 2 if item >= self.size else 0.0
+
+    def _put_items(self, block: int) -> None:
+        """The places of the items of a block whose own is known."""
+        grid, left, top = self.grids[block], self.x[self.size + block], self.y[self.size + block]
+        for item, cell in grid.cell_of.items():
+            row = grid.row_of[cell] - 1
+            self.x[item] = left + self.centres[block][cell] - self.w[item] // 2
+            self.y[item] = top + self.tops[block][row]
+            if item < self.size and self.scene.nodes[item].kind in LEAVES:
+                self.y[item] += self.heights[block][row] - self.h[item]
+
+    def _wires(self) -> tuple[Points, list[int]]:
+        bottoms = [y + h for y, h in zip(self.y, self.h, strict=True)]
+        wiring = Wiring(self.size, bottoms, self.enters, self.exits)
+        for block in range(len(self.blocks)):
+            left, top = self.x[self.size + block], self.y[self.size + block]
+            enters, exits = (
+                {node: left + x for node, x in ports[block].items()} for ports in (self.enters, self.exits)
+            )
+            wiring.open(block, top, enters, exits)
+        for block, grid in enumerate(self.grids):
+            left, top = self.x[self.size + block], self.y[self.size + block]
+            tops = [top + y for y in self.tops[block]]
+            ends = [y + h for y, h in zip(tops, self.heights[block], strict=True)]
+            wiring.string(Placed(block, grid, [left + x for x in self.centres[block]], tops, ends))
+        return wiring.points, [wiring.ends[source, target] for source, target, _ in self.scene.edges]
+
+
+def _folded(block: Block) -> tuple[int, int]:
+    return max(width_of(block.label, 7.2), 60) + 28, 40

@@ -1,0 +1,74 @@
+"""What a box says, cut to what fits, and how much room that takes."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+
+from lora_graph.inspect.scene import Node
+
+LONGEST = 26
+"""Characters of a line in a box."""
+TITLE, SUBTITLE = 7.2, 6.2
+"""Pixels that a character takes, at 12 and at 10.5 pixels of height."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """The one or two lines of a box, and its size in pixels."""
+
+    title: str
+    subtitle: str
+    width: int
+    height: int
+
+
+def caption(node: Node) -> Caption:
+    """An op says its name and its type, a leaf what it is called."""
+    if node.kind == "constant":
+        return _small(node.label)
+    return _large(node.op if node.kind == "op" else within(node.label, node.module), node.type)
+
+
+@lru_cache(maxsize=4096)
+def _small(text: str) -> Caption:
+    title = shorten(text)
+    return Caption(title, "", width_of(title, SUBTITLE) + 14, 20)
+
+
+@lru_cache(maxsize=4096)
+def _large(name: str, written: str) -> Caption:
+    title, subtitle = shorten(name), shorten(shape_of(written))
+    width = max(width_of(title, TITLE), width_of(subtitle, SUBTITLE), 40) + 20
+    return Caption(title, subtitle, width, 40)
+
+
+def within(label: str, module: str) -> str:
+    """A name as it is called inside ``module``."""
+    return label[len(module) + 1 :] if module and label.startswith(f"{module}.") else label
+
+
+def shape_of(written: str) -> str:
+    """The dimensions of a type, float32[batch, 8] → batch × 8; with the element type unless that is float32."""
+    if written.startswith("("):
+        return "; ".join(map(shape_of, written.strip("()").split("; ")))
+    dtype, found, inner = written.partition("[")
+    shape = inner.removesuffix("]").replace(", ", " × ") if found else ""
+    return shape or "scalar" if dtype == "float32" else f"{dtype} {shape}".strip()
+
+
+def shorten(text: str, most: int = LONGEST) -> str:
+    """``text`` without characters that do not show or turn the direction, its middle left out where it is too long."""
+    clean = "".join([c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in text[: 4 * most]])
+    if len(text) <= most:
+        return clean
+    half = (most - 1) // 2
+    end = "".join([c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in text[-half:]])
+    return f"{clean[: most - 1 - half]}…{end}"
+
+
+def width_of(text: str, pixels: float) -> int:
+    """How wide a line is, in pixels, when a character takes ``pixels``; wide ones take twice that."""
+    count = sum([2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text])
+    return round(count * pixels)
