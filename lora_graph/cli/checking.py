@@ -81,7 +81,7 @@ def check(
         base_weights=None if base_weights is None else read_safetensors(base_weights),
         inputs=inputs,
         batch_sizes=batch_size,
-        sizes=_sizes(size),
+        sizes=sizes_of(size),
         seed=seed,
         atol=atol,
         rtol=rtol,
@@ -128,7 +128,8 @@ def print_report(report: CheckReport, model: str) -> None:
     console.print(f"{model}: {'the adapter does not fit' if errors else verdict}", soft_wrap=True)
 
 
-def _sizes(texts: tuple[str, ...]) -> dict[str, int]:
+def sizes_of(texts: tuple[str, ...]) -> dict[str, int]:
+    """What ``--size NAME=N`` says."""
     found = {}
     for text in texts:
         name, _, number = text.rpartition("=")

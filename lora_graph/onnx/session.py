@@ -61,12 +61,7 @@ class Session:
         optimize: bool = True,
     ) -> None:
         wanted = wanted_providers(provider)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what it calls an error is raised
-        if threads is not None:
-            options.intra_op_num_threads = checks.integer("threads", threads, 1)
-        if not checks.flag("optimize", optimize):
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options = self._options(threads, optimize)
         if isinstance(model, Layer):
             model = export_onnx(model)
         elif isinstance(model, Script):
@@ -81,6 +76,15 @@ class Session:
         self._outputs = {item.name: _type(item) for item in self._session.get_outputs()}
         self._overridable = {item.name: _type(item) for item in self._session.get_overridable_initializers()}
         self._swap = Swap(self._overridable, self._session.get_modelmeta().custom_metadata_map)
+
+    def _options(self, threads: int | None, optimize: bool) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what it calls an error is raised
+        if threads is not None:
+            options.intra_op_num_threads = checks.integer("threads", threads, 1)
+        if not checks.flag("optimize", optimize):
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return options
 
     @property
     def providers(self) -> list[str]:

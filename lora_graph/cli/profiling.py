@@ -1,0 +1,71 @@
+"""The command that tells where the time of a run goes. It imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from lora_graph.cli.checking import sizes_of
+from lora_graph.cli.commands import AS_JSON, MODEL
+
+
+@click.command(short_help="Tell where the time of a run goes.")
+@MODEL
+@click.option("--against", type=click.Path(path_type=Path), help="Another model to compare with, node by node.")
+@click.option(
+    "--engine",
+    type=click.Choice(["all", "numpy", "onnxruntime"]),
+    default="all",
+    show_default=True,
+    help="The NumPy interpreter; ONNX Runtime, without and with its optimizations; or both.",
+)
+@click.option(
+    "--size", multiple=True, metavar="NAME=N", help="The size of a named dimension.  [default: 64 for a batch, else 16]"
+)
+@click.option(
+    "--inputs",
+    "data",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="An .npz file with one array for each input, instead of random ones.",
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of an op.")
+@click.option("--repeat", type=click.IntRange(1), default=20, show_default=True, help="Runs that are timed.")
+@click.option("--warmup", type=click.IntRange(0), default=3, show_default=True, help="Runs before them.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the inputs.")
+@click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="Rows a table.")
+@AS_JSON
+def profile(
+    model: Path,
+    against: Path | None,
+    engine: str,
+    size: tuple[str, ...],
+    data: Path | None,
+    threads: int,
+    repeat: int,
+    warmup: int,
+    seed: int,
+    top: int,
+    as_json: bool,
+) -> None:
+    """Run MODEL, an ONNX file, a run or a built-in layer by name, and tell how long each of its nodes takes."""
+    import lora_graph as lg
+    from lora_graph.cli.arrays import plain, read_inputs
+    from lora_graph.inspect.inspected import Inspected
+    from lora_graph.inspect.profile_text import text
+
+    sizes = sizes_of(size)
+    names = [] if data is None else Inspected.of(model, sizes=sizes).graph.input_names
+    report = lg.profile(
+        model,
+        against=against,
+        engine=engine,
+        inputs=None if data is None else read_inputs(data, names),
+        sizes=sizes,
+        threads=threads,
+        warmup=warmup,
+        repeat=repeat,
+        seed=seed,
+    )
+    click.echo(json.dumps(plain(report.to_dict()), indent=2, allow_nan=False) if as_json else text(report, top))

@@ -1,0 +1,142 @@
+"""A profile as text: a table of the nodes of each engine, and what they add up to by op and by module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
+from typing import TypeVar
+
+from lora_graph.inspect.cost import amount
+from lora_graph.inspect.profile_against import Pair, compared, grouped
+from lora_graph.inspect.profile_report import Group, NodeTime, ProfileReport, Timing, spread
+
+NAME_WIDTH = 48
+"""Columns of a name; a longer one loses its middle."""
+T = TypeVar("T")
+Table = tuple[tuple[str, ...], ...]
+
+
+def text(report: ProfileReport, top: int | None = None) -> str:
+    """The report, with at most ``top`` rows a table: those that take longest, nodes in the order in which they run."""
+    threads = "1 thread" if report.threads == 1 else f"{report.threads} threads"
+    parts = [f"{report.model}: {report.run_at}; {threads}, medians of {report.repeat} runs"]
+    other = report.against
+    if other is not None:
+        parts[0] += f"\nagainst {other.model}: {other.run_at}"
+    parts += [f"note: {note}" for note in report.notes]
+    for name, timing in report.timings.items():
+        if other is None:
+            parts += [summary(timing), _nodes(timing, top), _outside(timing)]
+            parts += [_groups("op", timing, timing.by_op, top), _groups("module", timing, timing.by_module, top)]
+        else:
+            against = other.timings[name]
+            parts += [_ratio(timing, against), _pairs("node", compared(report, other)[name], top)]
+            parts += [_pairs("op", grouped(timing.by_op, against.by_op), top)]
+            parts += [_pairs("module", grouped(timing.by_module, against.by_module), top)]
+    return "\n\n".join(parts)
+
+
+def summary(timing: Timing) -> str:
+    """Time, operations, rate and peak of an engine in a line."""
+    found = spread(timing.plain)
+    line = f"{timing.engine}: {_ms(found['median'])} ms a run ({_ms(found['low'])} to {_ms(found['high'])})"
+    if timing.flops:
+        line += f", {amount(timing.flops, 'FLOP')} at {timing.flops / timing.median / 1e9:.1f} GFLOP/s"
+    if timing.floor:
+        peaks = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {dtype}" for dtype, rate in timing.peaks.items())
+        line += f", {timing.floor / timing.median:.0%} of the GEMM peak ({peaks})"
+    return line
+
+
+def _nodes(timing: Timing, top: int | None) -> str:
+    head = ("node", "op", "module", "ms", "±", "share", "FLOP", "GFLOP/s", "peak")
+    shown = _longest(timing.nodes, top, lambda node: node.median)
+    rows = [
+        (
+            *_title(node),
+            *_numbers(timing, node),
+            "" if (part := timing.of_peak(node)) is None else f"{part:.0%}",
+        )
+        for node in shown
+    ]
+    return _table(head, rows, 3) + _rest(len(timing.nodes) - len(shown), "nodes")
+
+
+def _groups(name: str, timing: Timing, groups: Sequence[Group], top: int | None) -> str:
+    head = (name, "nodes", "ms", "±", "share", "FLOP", "GFLOP/s")
+    shown = groups[:top]
+    rows = [(shortened(group.name or "-"), str(group.count), *_numbers(timing, group)) for group in shown]
+    return _table(head, rows, 1) + _rest(len(groups) - len(shown), f"{name}s")
+
+
+def _numbers(timing: Timing, part: NodeTime | Group) -> tuple[str, ...]:
+    found = spread(part.seconds)
+    rate = f"{part.flops / part.median / 1e9:.1f}" if part.flops and part.median else ""
+    width = (found["high"] - found["low"]) / 2
+    work = amount(part.flops) if part.flops else ""
+    return _ms(part.median), _ms(width), f"{timing.share(part):.1%}", work, rate
+
+
+def _outside(timing: Timing) -> str:
+    outside, run = median(timing.outside), median(timing.runs)
+    return f"outside the nodes: {_ms(outside)} ms ({outside / run:.1%}) of {_ms(run)} ms a run with its nodes timed"
+
+
+def _ratio(own: Timing, other: Timing) -> str:
+    return f"{own.engine}: {_ms(own.median)} ms a run against {_ms(other.median)} ms: {own.median / other.median:.2f}×"
+
+
+def _pairs(name: str, pairs: Sequence[Pair], top: int | None) -> str:
+    shown = _longest(pairs, top, lambda pair: pair.longer)
+    rows = []
+    for pair in shown:
+        times = [_ms(part.median) if part else "-" for part in (pair.own, pair.other)]
+        rows.append((*_titles(pair), *times, "" if pair.ratio is None else f"{pair.ratio:.2f}×"))
+    texts = ("node", "op", "module") if name == "node" else (name,)
+    return _table((*texts, "ms", "against", "ratio"), rows, len(texts)) + _rest(len(pairs) - len(shown), f"{name}s")
+
+
+def _titles(pair: Pair) -> tuple[str, ...]:
+    part = pair.own or pair.other
+    assert part is not None
+    return _title(part) if isinstance(part, NodeTime) else (shortened(part.name or "-"),)
+
+
+def _title(node: NodeTime) -> tuple[str, str, str]:
+    """The name without that of the module before it, the op and the module."""
+    return shortened(node.node.removeprefix(f"{node.module}.")), node.op, shortened(node.module)
+
+
+def _rest(count: int, what: str) -> str:
+    return f"\nand {count} more {what}" if count else ""
+
+
+def _longest(items: Sequence[T], top: int | None, seconds: Callable[[T], float]) -> Sequence[T]:
+    """The ``top`` items that take longest, in their order."""
+    if top is None or top >= len(items):
+        return items
+    kept = {id(item) for item in sorted(items, key=seconds, reverse=True)[:top]}
+    return [item for item in items if id(item) in kept]
+
+
+def shortened(name: str) -> str:
+    """``name`` without its middle, if it is long."""
+    half = (NAME_WIDTH - 1) // 2
+    return name if len(name) <= NAME_WIDTH else f"{name[:half]}…{name[-half:]}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.3f}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int) -> str:
+    """Columns with two spaces between; the first ``texts`` of them are flush left, the others right."""
+    lines = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < texts else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
