@@ -19,6 +19,7 @@ from lora_graph.ir.op import Op
 from lora_graph.ir.opaque import Opaque
 from lora_graph.ir.types import Array, TensorType, TupleType
 from lora_graph.ir.value import Value, topological
+from lora_graph.ops.after import After
 from lora_graph.ops.base import Elementwise
 from lora_graph.ops.scan import Scan
 from lora_graph.ops.shape import Flatten, Reshape, Transpose
@@ -47,6 +48,8 @@ class Node:
     root: int
     contiguous: bool
     """Whether the array is known to lie in row-major order without gaps."""
+    waits: tuple[int, ...] = ()
+    """What has to be computed before, although it is not read."""
 
     @property
     def tensor(self) -> TensorType:
@@ -84,16 +87,24 @@ class NodeList:
 def number(graph: Graph, held: Collection[Value], sizes: Mapping[str, int]) -> NodeList:
     """``graph`` with the sizes put in; what lies behind ``held`` is left out, and so is dead code.
 
-    Outputs that need little come first in the order, so that the update of a layer's parameters directly follows
-    their gradient rather than waiting for the end of the backward pass.
+    An After is no node: whoever reads it reads its operand and waits for its mark. Outputs that need little come first
+    in the order, so that the update of a layer's parameters directly follows their gradient rather than waiting for the
+    end of the backward pass.
     """
     order = _needed(topological(sorted(graph.outputs.values(), key=_depths(graph).__getitem__)), graph, held)
     at: dict[Value, int] = {}
     nodes: list[Node] = []
+    marks: dict[Value, tuple[int, ...]] = {}
     for value in order:
+        read = () if value in held else value.operands
+        waits = tuple(mark for operand in read for mark in marks.get(operand, ()))
+        if isinstance(value.op, After) and read:
+            at[value], marks[value] = at[read[0]], (*waits, at[read[1]])
+            continue
         at[value] = len(nodes)
-        operands = () if value in held else tuple(at[operand] for operand in value.operands)
-        nodes.append(_node(value, operands, nodes, value in held, sizes))
+        node = _node(value, tuple(at[operand] for operand in read), nodes, value in held, sizes)
+        node.waits = waits
+        nodes.append(node)
     return NodeList(nodes, {name: at[value] for name, value in graph.outputs.items()})
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from lora_graph.interpret.buffers import assign
+from lora_graph.interpret.buffers import Storage, assign
 from lora_graph.interpret.memory import ALIGNMENT, carve
 from lora_graph.interpret.nodes import Kind, Node, NodeList, number
 from lora_graph.interpret.schedule import schedule
@@ -28,16 +29,30 @@ class Result:
     aliases: tuple[tuple[int, tuple[int, ...]], ...]
 
 
+class Arrangement(NamedTuple):
+    """The nodes of a graph, the units in which they run, in order, and the memory they take."""
+
+    listed: NodeList
+    units: list[list[int]]
+    tilings: list[Tiling | None]
+    storage: Storage
+
+
+def arrange(graph: Graph, held: Collection[Value], sizes: Mapping[str, int]) -> Arrangement:
+    """How ``graph`` runs for ``sizes``, ``held`` being known before."""
+    listed = number(graph, held, sizes)
+    units, tilings = _cut(listed.nodes)
+    elements = [None if cut is None else cut.elements for cut in tilings]
+    storage = assign(listed.nodes, units, elements, listed.outputs, _claims(listed))
+    return Arrangement(listed, units, tilings, storage)
+
+
 class Plan:
     """How ``graph`` runs for ``sizes``. It is immutable; every run has an environment, whose arena is its own."""
 
     def __init__(self, graph: Graph, held: Collection[Value], sizes: Mapping[str, int]) -> None:
-        listed = number(graph, held, sizes)
+        listed, units, tilings, self._storage = arrange(graph, held, sizes)
         self.nodes = listed.nodes
-        claims = _claims(listed)
-        units, tilings = _cut(self.nodes)
-        elements = [None if cut is None else cut.elements for cut in tilings]
-        self._storage = assign(self.nodes, units, elements, listed.outputs, claims)
         self._extents = {i: cut.extent for unit, cut in zip(units, tilings, strict=True) if cut for i in unit}
         self.given = [(i, node.value) for i, node in enumerate(self.nodes) if node.kind is Kind.GIVEN]
         self.held = [(i, node.value) for i, node in enumerate(self.nodes) if node.kind is Kind.HELD]

@@ -21,6 +21,7 @@ from lora_graph.ops.activation import (
     swish,
     tanh,
 )
+from lora_graph.ops.after import after
 from lora_graph.ops.arithmetic import maximum, minimum
 from lora_graph.ops.attention import attention
 from lora_graph.ops.convolution import conv, conv_transpose, conv_weight_gradient
@@ -92,6 +93,7 @@ __all__ = [
     "absent",
     "add",
     "add_matmul",
+    "after",
     "apply",
     "argmax",
     "attention",

@@ -6,8 +6,12 @@ from lora_graph.ir import dims
 from lora_graph.ir.dims import Dim
 from lora_graph.ir.types import TensorType
 from lora_graph.ir.value import Value
+from lora_graph.ops.activation import Erf, Sigmoid, Tanh
+from lora_graph.ops.unary import Exp, Log
 
 NAMED_DIMENSION = 64
+COSTLY = Erf, Exp, Log, Sigmoid, Tanh
+"""Ops that take several times as long as the arithmetic around them."""
 
 
 class _Nominal(dict[str, int]):

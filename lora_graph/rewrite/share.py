@@ -6,13 +6,10 @@ import time
 
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.value import Value, topological
-from lora_graph.ops.activation import Activation, Erf, Sigmoid, Tanh
-from lora_graph.ops.unary import Exp, Log
+from lora_graph.ops.activation import Activation
+from lora_graph.rewrite.cost import COSTLY
 from lora_graph.rewrite.rebuild import rebuilt
 from lora_graph.rewrite.record import PassRecord
-
-COSTLY = Erf, Exp, Log, Sigmoid, Tanh
-"""Ops that take several times as long as the arithmetic around them."""
 
 
 def share_activations(graph: Graph) -> tuple[Graph, None, PassRecord]:

@@ -77,6 +77,8 @@ def movement() -> Iterator[Case]:
     yield from pads()
     yield case(op("StopGradient"), x(), expected=lambda a: a, differentiable=False)
     yield case(op("StopGradient"), x(""), expected=lambda a: a, differentiable=False)
+    yield case(op("After"), x(), x("batch"), expected=lambda a, b: a, readable=False)
+    yield case(op("After"), x(""), x("2"), expected=lambda a, b: a, readable=False)
 
 
 def _sizes(a: Any, wanted: tuple[Any, ...]) -> list[int]:
