@@ -58,7 +58,7 @@ if TYPE_CHECKING:
         compile,  # noqa: A004
         optimize,
     )
-    from lora_graph.onnx import Session, export_adapter, export_onnx, load_onnx
+    from lora_graph.onnx import Session, TrainingFiles, export_adapter, export_onnx, export_training_graph, load_onnx
     from lora_graph.train import (
         SGD,
         Adam,
@@ -82,7 +82,7 @@ _HOMES = {
         "FullyConnectedLayer GRULayer GlobalAveragePoolLayer LSTMLayer Layer LayerNormalizationLayer MaxPoolLayer "
         "Sequential compile optimize"
     ),
-    "onnx": "Session export_adapter export_onnx load_onnx",
+    "onnx": "Session TrainingFiles export_adapter export_onnx export_training_graph load_onnx",
     "train": "SGD Adam AdamW CosineSchedule History LinearSchedule StepSchedule fit train",
 }
 _LATER = {name: f"lora_graph.{home}" for home, names in _HOMES.items() for name in names.split()}
@@ -141,6 +141,7 @@ __all__ = [
     "Target",
     "TensorType",
     "TrainingError",
+    "TrainingFiles",
     "TuckerConvolution",
     "Value",
     "__version__",
@@ -150,6 +151,7 @@ __all__ = [
     "dim",
     "export_adapter",
     "export_onnx",
+    "export_training_graph",
     "fit",
     "lint_adapter",
     "load_lycoris",

@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from lora_graph.onnx.model import lower
     from lora_graph.onnx.session import Session
     from lora_graph.onnx.store import export_model, save_model
+    from lora_graph.onnx.training_graph import TrainingFiles, export_training_graph
 
 __all__ = [
     "Imported",
     "Session",
+    "TrainingFiles",
     "export_adapter",
     "export_model",
     "export_onnx",
+    "export_training_graph",
     "load_onnx",
     "lower",
     "read_model",
@@ -34,9 +37,11 @@ __all__ = [
 _HOMES = {
     "Imported": "importer",
     "Session": "session",
+    "TrainingFiles": "training_graph",
     "export_adapter": "export",
     "export_model": "store",
     "export_onnx": "export",
+    "export_training_graph": "training_graph",
     "load_onnx": "export",
     "lower": "model",
     "read_model": "importer",

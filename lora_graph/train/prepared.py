@@ -54,11 +54,7 @@ class Prepared:
         result = traced.graph.outputs[owner.output]
         kind = _target_type(batch.targets, result)
         weights = None if batch.weights is None else _like(batch.weights, result)
-        target = apply(Input(TARGET, kind))
-        weigh = None if weights is None else apply(Input(WEIGHTS, weights))
-        value = loss_of(owner.loss, result, target, weigh)
-        given = (target,) if weigh is None else (target, weigh)
-        graphs = step_graphs(traced, value, given, owner.optimizer, owner.clipping, owner.accumulated)
+        graphs = graphs_for(owner, traced, kind, weights)
         fixed = {name: owner.base[name] for name in graphs.fixed}
         parts = None
         if owner.cache_frozen:
@@ -109,6 +105,15 @@ class Prepared:
         if self.classes is not None:
             return float(_counted(inputs).sum())
         return float(inputs[WEIGHTS].sum() if WEIGHTS in inputs else given.samples)
+
+
+def graphs_for(owner: TrainingStep, traced: Trace, target: TensorType, weights: TensorType | None) -> StepGraphs:
+    """The graphs of a step of ``owner`` for targets, and weights where there are any, of these types."""
+    given = [apply(Input(TARGET, target))]
+    if weights is not None:
+        given.append(apply(Input(WEIGHTS, weights)))
+    loss = loss_of(owner.loss, traced.graph.outputs[owner.output], *given)
+    return step_graphs(traced, loss, given, owner.optimizer, owner.clipping, owner.accumulated)
 
 
 def _counted(inputs: Mapping[str, Array]) -> Array:

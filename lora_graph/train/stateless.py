@@ -14,14 +14,19 @@ NEXT = "next/"
 
 
 def stateless(graph: Graph, fixed: Collection[str]) -> Graph:
-    """``graph`` with its parameters, all but those in ``fixed``, as inputs.
+    """The step ``graph`` with its parameters, all but those in ``fixed``, as inputs.
 
     Every output but the loss and the norm of the gradient is called ``next/`` and the name of what it replaces.
     """
+    function = parameters_as_inputs(graph, fixed)
+    renamed = {(name if name in (LOSS, NORM) else f"{NEXT}{name}"): v for name, v in function.outputs.items()}
+    return function.with_outputs(renamed)
+
+
+def parameters_as_inputs(graph: Graph, fixed: Collection[str]) -> Graph:
+    """``graph`` with an input for each parameter that is not in ``fixed``."""
     leaves: dict[Value, Value] = {
         leaf: apply(Input(name, leaf.type)) for name, leaf in graph.parameters.items() if name not in fixed
     }
     outputs = dict(zip(graph.outputs, replace(graph.outputs.values(), leaves), strict=True))
-    renamed = {(name if name in (LOSS, NORM) else f"{NEXT}{name}"): value for name, value in outputs.items()}
-    notes = {leaves.get(value, value): note for value, note in graph.notes.items()}
-    return Graph((*graph.inputs, *leaves.values()), renamed, notes, graph.name)
+    return Graph((*graph.inputs, *leaves.values()), outputs, graph.notes, graph.name)
