@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -30,6 +31,9 @@ from lora_graph.cli.commands import AS_JSON, MODEL
     type=click.Path(dir_okay=False, path_type=Path),
     help="An .npz file with one array for each input, instead of random ones.",
 )
+@click.option("--training", is_flag=True, help="Profile a training step instead, on random targets.")
+@click.option("--loss", help="With --training: mse, cross_entropy or binary_cross_entropy.  [default: mse]")
+@click.option("--optimizer", type=click.Choice(["adamw", "adam", "sgd"]), help="With --training.  [default: adam]")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of an op.")
 @click.option("--repeat", type=click.IntRange(1), default=20, show_default=True, help="Runs that are timed.")
 @click.option("--warmup", type=click.IntRange(0), default=3, show_default=True, help="Runs before them.")
@@ -39,15 +43,12 @@ from lora_graph.cli.commands import AS_JSON, MODEL
 def profile(
     model: Path,
     against: Path | None,
-    engine: str,
     size: tuple[str, ...],
     data: Path | None,
-    threads: int,
-    repeat: int,
-    warmup: int,
-    seed: int,
     top: int,
     as_json: bool,
+    optimizer: str | None,
+    **settings: Any,
 ) -> None:
     """Run MODEL, an ONNX file, a run or a built-in layer by name, and tell how long each of its nodes takes."""
     import lora_graph as lg
@@ -60,12 +61,9 @@ def profile(
     report = lg.profile(
         model,
         against=against,
-        engine=engine,
         inputs=None if data is None else read_inputs(data, names),
         sizes=sizes,
-        threads=threads,
-        warmup=warmup,
-        repeat=repeat,
-        seed=seed,
+        optimizer=None if optimizer is None else {"adamw": lg.AdamW, "adam": lg.Adam, "sgd": lg.SGD}[optimizer](1e-3),
+        **settings,
     )
     click.echo(json.dumps(plain(report.to_dict()), indent=2, allow_nan=False) if as_json else text(report, top))

@@ -41,8 +41,8 @@ class Pair:
             "node": found.node,
             "op": found.op,
             "module": found.module,
-            "seconds": spread(self.own.seconds) if self.own else None,
-            "against": spread(self.other.seconds) if self.other else None,
+            "seconds": spread(self.own.seconds) if isinstance(self.own, NodeTime) else None,
+            "against": spread(self.other.seconds) if isinstance(self.other, NodeTime) else None,
             "ratio": self.ratio,
         }
 

@@ -14,6 +14,7 @@ from lora_graph.inspect.cost import Costs
 from lora_graph.inspect.engines import named
 from lora_graph.inspect.profile_report import NodeTime, Seconds, Timing
 from lora_graph.interpret.run import Program
+from lora_graph.interpret.steps import Hook
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.leaves import Input, Project
 from lora_graph.ir.types import Array
@@ -45,28 +46,38 @@ class Engine(Protocol):
 
 
 class Numpy:
-    """A compiled program of the interpreter, whose hook tells the time of each op."""
+    """A compiled program of the interpreter, whose hook tells the time of each op.
+
+    Names and modules are those of the graph of ``costs``, which has the Values of the program's.
+    """
 
     name = NUMPY
 
-    def __init__(self, program: Program, inputs: Arrays, state: Arrays, costs: Costs) -> None:
+    def __init__(self, program: Program, inputs: Arrays, state: Arrays, costs: Costs, *, reuse: bool = False) -> None:
+        """With ``reuse`` a run writes its results where the run before left them, as training steps do."""
         self._program, self._inputs, self._state, self._costs = program, inputs, state, costs
+        self._reuse = reuse
+        self._results: Arrays | None = None
         self._nodes: dict[Value, list[float]] = {}
         self._runs: list[float] = []
 
     def run(self) -> None:
-        self._program.run(self._inputs, self._state)
+        self._run(None)
 
     def run_timed(self) -> None:
         found: list[tuple[Value, float]] = []
         start = perf_counter()
-        self._program.run(self._inputs, self._state, hook=lambda value, seconds: found.append((value, seconds)))
+        self._run(lambda value, seconds: found.append((value, seconds)))
         self._runs.append(perf_counter() - start)
         for value, seconds in found:
             self._nodes.setdefault(value, []).append(seconds)
 
+    def _run(self, hook: Hook | None) -> None:
+        results = self._program.run(self._inputs, self._state, out=self._results, hook=hook)
+        self._results = results if self._reuse else None
+
     def timed(self) -> tuple[tuple[NodeTime, ...], Seconds]:
-        graph, taken = self._program.graph, Names()
+        graph, taken = self._costs.graph, Names()
         own = {value: name for name, value in named(graph).items()}
         nodes = []
         for value, seconds in self._nodes.items():

@@ -37,21 +37,16 @@ class NodeTime:
 
 @dataclass(frozen=True)
 class Group:
-    """Nodes that have something in common: how many there are, their seconds in each run, their operations."""
+    """Nodes that have something in common: how many there are, the sum of their medians, their operations."""
 
     name: str
     count: int
-    seconds: Seconds
+    median: float
     flops: int
-
-    @property
-    def median(self) -> float:
-        return median(self.seconds)
 
     @classmethod
     def of(cls, name: str, nodes: Sequence[NodeTime]) -> Group:
-        sums = tuple(map(sum, zip(*(node.seconds for node in nodes), strict=True)))
-        return cls(name, len(nodes), sums, sum(node.flops for node in nodes))
+        return cls(name, len(nodes), sum(node.median for node in nodes), sum(node.flops for node in nodes))
 
 
 @dataclass(frozen=True)
@@ -108,9 +103,17 @@ class Timing:
         groups = [Group.of(name, members) for name, members in nodes.items()]
         return sorted(groups, key=lambda group: -group.median)
 
+    @cached_property
+    def accounted(self) -> float:
+        """The medians of all nodes and of what is outside together.
+
+        It is less than the median of the runs where something else that the machine did met a node here, another there.
+        """
+        return sum(node.median for node in self.nodes) + median(self.outside)
+
     def share(self, part: NodeTime | Group) -> float:
-        """How much of the time of a run it takes, nodes being timed."""
-        return part.median / median(self.runs)
+        """How much it is of all that is accounted for."""
+        return part.median / self.accounted
 
     def of_peak(self, node: NodeTime) -> float | None:
         """The rate of a node as a part of the peak for its dtype; None where there is nothing to compare."""
@@ -129,6 +132,7 @@ class Timing:
             "seconds": spread(self.plain),
             "seconds_profiled": spread(self.runs),
             "seconds_outside_nodes": spread(self.outside),
+            "seconds_accounted": self.accounted,
             "flops": self.flops,
             "flops_per_second": self.flops / self.median,
             "peak_flops_per_second": dict(self.peaks),
@@ -138,6 +142,7 @@ class Timing:
                     "node": node.node,
                     "op": node.op,
                     "module": node.module,
+                    "seconds": spread(node.seconds),
                     **_part(self, node),
                     "dtype": node.dtype,
                     "of_peak": self.of_peak(node),
@@ -145,8 +150,8 @@ class Timing:
                 }
                 for node in self.nodes
             ],
-            "ops": [{"op": group.name, "nodes": group.count, **_part(self, group)} for group in self.by_op],
-            "modules": [{"module": group.name, "nodes": group.count, **_part(self, group)} for group in self.by_module],
+            "ops": [{"op": group.name, **_group(self, group)} for group in self.by_op],
+            "modules": [{"module": group.name, **_group(self, group)} for group in self.by_module],
         }
 
 
@@ -205,10 +210,13 @@ def spread(seconds: Iterable[float]) -> dict[str, float]:
     return {"median": middle, "low": low, "high": high}
 
 
+def _group(timing: Timing, group: Group) -> dict[str, Any]:
+    return {"nodes": group.count, "seconds": group.median, **_part(timing, group)}
+
+
 def _part(timing: Timing, part: NodeTime | Group) -> dict[str, Any]:
     rate = part.flops / part.median if part.median else None
     return {
-        "seconds": spread(part.seconds),
         "share": timing.share(part),
         "flops": part.flops,
         "flops_per_second": rate,

@@ -54,32 +54,35 @@ def _nodes(timing: Timing, top: int | None) -> str:
     rows = [
         (
             *_title(node),
+            _ms(node.median),
+            _ms((quartiles["high"] - quartiles["low"]) / 2),
             *_numbers(timing, node),
             "" if (part := timing.of_peak(node)) is None else f"{part:.0%}",
         )
         for node in shown
+        for quartiles in [spread(node.seconds)]
     ]
     return _table(head, rows, 3) + _rest(len(timing.nodes) - len(shown), "nodes")
 
 
 def _groups(name: str, timing: Timing, groups: Sequence[Group], top: int | None) -> str:
-    head = (name, "nodes", "ms", "±", "share", "FLOP", "GFLOP/s")
+    head = (name, "nodes", "ms", "share", "FLOP", "GFLOP/s")
     shown = groups[:top]
-    rows = [(shortened(group.name or "-"), str(group.count), *_numbers(timing, group)) for group in shown]
+    rows = [
+        (shortened(group.name or "-"), str(group.count), _ms(group.median), *_numbers(timing, group)) for group in shown
+    ]
     return _table(head, rows, 1) + _rest(len(groups) - len(shown), f"{name}s")
 
 
 def _numbers(timing: Timing, part: NodeTime | Group) -> tuple[str, ...]:
-    found = spread(part.seconds)
     rate = f"{part.flops / part.median / 1e9:.1f}" if part.flops and part.median else ""
-    width = (found["high"] - found["low"]) / 2
-    work = amount(part.flops) if part.flops else ""
-    return _ms(part.median), _ms(width), f"{timing.share(part):.1%}", work, rate
+    return f"{timing.share(part):.1%}", amount(part.flops) if part.flops else "", rate
 
 
 def _outside(timing: Timing) -> str:
     outside, run = median(timing.outside), median(timing.runs)
-    return f"outside the nodes: {_ms(outside)} ms ({outside / run:.1%}) of {_ms(run)} ms a run with its nodes timed"
+    share = outside / timing.accounted
+    return f"outside the nodes: {_ms(outside)} ms ({share:.1%}); a run with its nodes timed takes {_ms(run)} ms"
 
 
 def _ratio(own: Timing, other: Timing) -> str:

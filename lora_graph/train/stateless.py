@@ -28,5 +28,8 @@ def parameters_as_inputs(graph: Graph, fixed: Collection[str]) -> Graph:
     leaves: dict[Value, Value] = {
         leaf: apply(Input(name, leaf.type)) for name, leaf in graph.parameters.items() if name not in fixed
     }
-    outputs = dict(zip(graph.outputs, replace(graph.outputs.values(), leaves), strict=True))
-    return Graph((*graph.inputs, *leaves.values()), outputs, graph.notes, graph.name)
+    noted = [value for value in graph.notes if value in graph.users]
+    made = replace([*graph.outputs.values(), *noted], leaves)
+    outputs = dict(zip(graph.outputs, made, strict=False))
+    notes = {value: graph.notes[old] for old, value in zip(noted, made[len(outputs) :], strict=True)}
+    return Graph((*graph.inputs, *leaves.values()), outputs, notes, graph.name)

@@ -58,8 +58,8 @@ def test_the_base_of_an_adapter_is_the_layer_without_it() -> None:
 def test_ratios_and_groups() -> None:
     assert Pair(node("a", seconds=3.0), node("a", seconds=2.0)).ratio == 1.5
     assert Pair(node("a"), None).ratio is None
-    own = [Group("Gemm", 2, (1.0, 1.0), 5), Group("Add", 1, (0.5, 0.5), 1)]
-    other = [Group("Relu", 1, (2.0, 2.0), 1), Group("Gemm", 1, (4.0, 4.0), 5)]
+    own = [Group("Gemm", 2, 1.0, 5), Group("Add", 1, 0.5, 1)]
+    other = [Group("Relu", 1, 2.0, 1), Group("Gemm", 1, 4.0, 5)]
     pairs = grouped(own, other)
     assert [(pair.own or pair.other).name for pair in pairs] == ["Gemm", "Relu", "Add"]  # type: ignore[union-attr]
     assert [pair.ratio for pair in pairs] == [0.25, None, None]
