@@ -111,7 +111,24 @@ class OpenPage:
         return [tuple(box) for box in self.run(script)]
 
     def place(self, name: str) -> list[float]:
-        return list(self.run("const {x, y} = loraGraph.placed; return [x[arguments[0]], y[arguments[0]]]", self.item(name)))
+        """Where a box stands on the sheet."""
+        script = "const {x, y} = loraGraph.placed; return [x[arguments[0]], y[arguments[0]]]"
+        return list(self.run(script, self.item(name)))
+
+    def set(self, identity: str, value: str) -> None:
+        """Give a control a value, as if it had been chosen or typed."""
+        script = """
+        const [element, value] = [document.getElementById(arguments[0]), arguments[1]];
+        element.value = value;
+        element.dispatchEvent(new Event(element.tagName === "SELECT" ? "change" : "input"))"""
+        self.run(script, identity, value)
+
+    def pixels(self, x: int, y: int, width: int, height: int) -> list[int]:
+        """Red, green, blue and opacity of what is drawn there, pixel by pixel."""
+        script = """
+        loraGraph.paint();
+        return [...loraGraph.panes[0].canvas.getContext("2d").getImageData(...arguments).data]"""
+        return list(self.run(script, x, y, width, height))
 
     def mark(self, name: str, pane: int = 0) -> str:
         return str(self.run("return loraGraph.panes[arguments[1]].markOf(arguments[0])", self.item(name), pane))

@@ -9,6 +9,8 @@ from typing import Any
 from lora_graph.inspect.scene import Edge, Node, Scene, Stage
 from lora_graph.inspect.scene_data import to_data
 
+MADE_BY = "merge, gemm"
+
 
 @dataclass
 class N:
@@ -79,7 +81,7 @@ def dense() -> list[N]:
         N("sum", "Add", ["biased", "scaled"], type=wide, flops=16),
         N("out", "Softmax", ["sum"], type=wide, attributes={"axis": "-1"}, details={"mean": "0.0625"}),
         N("merged", "Parameter", kind="parameter", type="float32[8, 16]", sources=["base.weight", "lora.A", "lora.B"]),
-        N("gemm", "Gemm", ["x", "merged", "base.bias"], type=wide, sources=["h", "sum"], details={"rules": "merge, gemm"}),
+        N("gemm", "Gemm", ["x", "merged", "base.bias"], type=wide, sources=["h", "sum"], details={"rules": MADE_BY}),
         N("final", "Softmax", ["gemm"], type=wide, attributes={"axis": "-1"}),
         N("y", "Output", ["out"], kind="output", type=wide),
         N("z", "Output", ["final"], kind="output", type=wide),

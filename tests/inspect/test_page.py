@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from lora_graph.inspect.page import SCRIPTS, embedded, page_html, write_page
+from lora_graph.inspect import page
+from lora_graph.inspect.page import SCRIPTS, STYLES, embedded, page_html, write_page
+from lora_graph.ir.op import OPS
 from tests.inspect.page_data import N, dense, page_data
 
+MARKUP = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser"
 HOSTILE = "</script><script>alert(1)</script><!-- \u2028\u2029 & \u202e \ud800 '\" {data}"
 
 
@@ -58,22 +61,22 @@ def test_numbers_that_json_does_not_know_are_refused() -> None:
 
 def test_hostile_text_adds_no_element() -> None:
     plain = Elements(page_html(page_data([N("x", "Input", kind="input")], name="model")))
-    page = Elements(page_html(page_data([N(HOSTILE, HOSTILE, module=HOSTILE, type=HOSTILE)], name=HOSTILE)))
-    assert [tag for tag, _, _ in page.found] == [tag for tag, _, _ in plain.found]
-    ((attributes, text),) = [each for each in page.all("script") if each[0].get("id") == "data"]
+    found = Elements(page_html(page_data([N(HOSTILE, HOSTILE, module=HOSTILE, type=HOSTILE)], name=HOSTILE)))
+    assert [tag for tag, _, _ in found.found] == [tag for tag, _, _ in plain.found]
+    ((attributes, text),) = [each for each in found.all("script") if each[0].get("id") == "data"]
     assert attributes["type"] == "application/json"
     assert json.loads(text)["name"] == HOSTILE
-    ((_, title),) = page.all("title")
+    ((_, title),) = found.all("title")
     assert title.startswith("</script><script>alert(1)</script>")
     assert "\u202e" not in title
 
 
 def test_the_policy_names_the_script_and_the_style_and_nothing_else() -> None:
-    page = Elements(page_html(page_data(dense())))
-    (policy,) = [a["content"] or "" for a, _ in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    found = Elements(page_html(page_data(dense())))
+    (policy,) = [a["content"] or "" for a, _ in found.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
-    (style,) = [text for _, text in page.all("style")]
-    (script,) = [text for attributes, text in page.all("script") if not attributes]
+    (style,) = [text for _, text in found.all("style")]
+    (script,) = [text for attributes, text in found.all("script") if not attributes]
 
     def source(text: str) -> str:
         return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
@@ -89,22 +92,23 @@ def test_the_policy_names_the_script_and_the_style_and_nothing_else() -> None:
 
 
 def test_there_are_no_inline_handlers_or_styles_and_no_addresses() -> None:
-    page = Elements(page_html(page_data(dense())))
-    for _, attributes, _ in page.found:
+    found = Elements(page_html(page_data(dense())))
+    for _, attributes, _ in found.found:
         assert not [name for name in attributes if name.startswith("on") or name in ("style", "src")]
-    assert [a["href"] for a, _ in page.all("link")] == ["data:,"]
-    code = "".join(text for attributes, text in [*page.all("script"), *page.all("style")] if not attributes)
-    assert not re.findall(r"https?:|\burl\(|@import|\beval\b|innerHTML|insertAdjacentHTML|document\.write|\bfetch\b", code)
+    assert [a["href"] for a, _ in found.all("link")] == ["data:,"]
+    code = "".join(text for attributes, text in [*found.all("script"), *found.all("style")] if not attributes)
+    assert not re.findall(rf"https?:|\burl\(|@import|\b(eval|fetch)\b|{MARKUP}", code)
 
 
-def test_every_part_of_the_script_is_used_once() -> None:
-    folder = Path(__file__).parents[2] / "lora_graph" / "inspect" / "page"
+def test_every_part_is_used_once() -> None:
+    folder = Path(page.__file__).parent
     assert sorted(SCRIPTS) == sorted(path.stem for path in folder.glob("*.js"))
+    assert sorted(STYLES) == sorted(path.stem for path in folder.glob("*.css"))
 
 
 def test_what_comes_with_the_data_is_small() -> None:
-    page = page_html(page_data([N("x", "Input", kind="input")]))
-    assert len(gzip.compress(page.encode())) < 40_000
+    text = page_html(page_data([N("x", "Input", kind="input")]))
+    assert len(gzip.compress(text.encode())) < 40_000
 
 
 def test_writing_leaves_the_old_page_when_there_is_no_new_one(tmp_path: Path) -> None:
@@ -116,3 +120,10 @@ def test_writing_leaves_the_old_page_when_there_is_no_new_one(tmp_path: Path) ->
         write_page(path, {"name": "x", "value": float("inf")})
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_every_op_has_a_colour() -> None:
+    script = (Path(page.__file__).parent / "ops.js").read_text()
+    known = set(re.findall(r"\b[A-Z]\w+", script))
+    uncoloured = {"Absent", "Constant", "Dimension", "Input", "Opaque", "Parameter", "Scan"}
+    assert {name for name in OPS if name not in known} == uncoloured

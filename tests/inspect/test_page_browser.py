@@ -61,9 +61,7 @@ def stack(layers: int) -> list[N]:
 
 
 def apart(page: OpenPage) -> bool:
-    return all(
-        a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1] for a, b in combinations(page.boxes(), 2)
-    )
+    return all(a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1] for a, b in combinations(page.boxes(), 2))
 
 
 def test_it_shows_the_model_and_its_summary(layer: OpenPage) -> None:
@@ -71,17 +69,17 @@ def test_it_shows_the_model_and_its_summary(layer: OpenPage) -> None:
     assert "parameters\n240" in layer.text("panel")
     assert layer.is_drawn("h")
     assert apart(layer)
-    pixels = "const c = loraGraph.panes[0].canvas; return new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size"
-    assert layer.run("loraGraph.paint();" + pixels) > 20
+    assert len(set(layer.pixels(0, 0, 900, 700))) > 20
 
 
 def test_nothing_overlaps_at_1280_by_800(layer: OpenPage) -> None:
     script = """
-    const shown = [...document.querySelectorAll("header > *, footer > *")].filter(e => e.getClientRects().length && !e.matches(".space"));
-    return shown.map(e => { const r = e.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom] })"""
+    return [...document.querySelectorAll("header > *, footer > *")]
+      .filter((element) => element.getClientRects().length && !element.matches(".space"))
+      .map((element) => { const r = element.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom] })"""
     boxes = layer.run(script)
     assert len(boxes) > 8
-    assert all(0 <= left and right <= 1280 and 0 <= top and bottom <= 800 for left, top, right, bottom in boxes)
+    assert all(left >= 0 and right <= 1280 and top >= 0 and bottom <= 800 for left, top, right, bottom in boxes)
     assert all(a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1] for a, b in combinations(boxes, 2))
 
 
@@ -145,7 +143,10 @@ def test_a_module_closes_and_opens(layer: OpenPage) -> None:
 def test_modules_open_level_by_level(show: Opener) -> None:
     page = show(page_data(stack(3)))
     for depth, seen, hidden in (("0", ["layer"], ["0", "mlp"]), ("1", ["0", "1", "2"], ["mlp"]), ("2", ["mlp"], [])):
-        page.run("const d = document.getElementById('depth'); d.value = arguments[0]; d.dispatchEvent(new Event('change'))", depth)
+        page.run(
+            "const d = document.getElementById('depth'); d.value = arguments[0]; d.dispatchEvent(new Event('change'))",
+            depth,
+        )
         assert all(page.is_drawn(name) for name in seen), depth
         assert not any(page.is_drawn(name) for name in hidden), depth
         assert apart(page)
@@ -174,7 +175,10 @@ def test_the_search_finds_leads_and_lights_up(layer: OpenPage) -> None:
         ("name:base.weight", ["base.weight"]),
         ("nothing like it", []),
     ):
-        layer.run("const s = document.getElementById('search'); s.value = arguments[0]; s.dispatchEvent(new Event('input'))", query)
+        layer.run(
+            "const s = document.getElementById('search'); s.value = arguments[0]; s.dispatchEvent(new Event('input'))",
+            query,
+        )
         assert layer.run("return loraGraph.matches.nodes") == [layer.item(name) for name in names], query
     layer.press(ESCAPE)
     assert layer.element("search").get_attribute("value") == ""
@@ -249,8 +253,7 @@ def test_heat_is_shared_out_over_boxes_and_modules(layer: OpenPage) -> None:
 
 def test_light_and_dark(layer: OpenPage) -> None:
     def ground() -> list[int]:
-        script = "loraGraph.paint(); const c = loraGraph.panes[0].canvas; return [...c.getContext('2d').getImageData(3, 3, 1, 1).data]"
-        return list(layer.run(script))
+        return layer.pixels(3, 3, 1, 1)
 
     light = ground()
     layer.element("theme").click()
@@ -295,7 +298,8 @@ def test_two_fingers_zoom(layer: OpenPage) -> None:
 
 def test_arrows_walk_along_the_edges(layer: OpenPage) -> None:
     layer.click("h")
-    for key, name in (("down", "biased"), ("down", "sum"), ("down", "out"), ("up", "sum"), ("up", "biased"), ("up", "h")):
+    way = [("down", "biased"), ("down", "sum"), ("down", "out"), ("up", "sum"), ("up", "biased"), ("up", "h")]
+    for key, name in way:
         layer.press(ARROWS[key])
         assert layer.selected() == layer.item(name), key
     layer.click("down")
@@ -307,8 +311,10 @@ def test_arrows_walk_along_the_edges(layer: OpenPage) -> None:
 
 def test_everything_can_be_reached_by_keyboard_and_has_a_name(layer: OpenPage) -> None:
     script = """
-    return [...document.querySelectorAll("button, input, select, canvas[tabindex]")].filter(e => e.getClientRects().length)
-      .map(e => [e.id, e.tabIndex, e.getAttribute("aria-label") || e.textContent || (e.labels && e.labels.length ? e.labels[0].textContent : "")])"""
+    return [...document.querySelectorAll("button, input, select, canvas[tabindex]")]
+      .filter((element) => element.getClientRects().length)
+      .map((element) => [element.id, element.tabIndex,
+        element.getAttribute("aria-label") || element.textContent || element.labels[0].textContent])"""
     for identity, index, name in layer.run(script):
         assert index == 0, identity
         assert name, identity
@@ -335,8 +341,8 @@ HOSTILE = [
 def test_hostile_names_are_only_text(show: Opener) -> None:
     nodes = [N("x", "Input", kind="input", type=HOSTILE[0])]
     for text in HOSTILE:
-        more = {"attributes": {text: text}, "details": {text: text, "rules": text}}
-        nodes.append(N(text, text, [nodes[-1].name], f"m.{text[:50].replace('.', '')}", type=text, sources=["x"], **more))
+        more = {"attributes": {text: text}, "details": {text: text, "rules": text}, "sources": ["x"]}
+        nodes.append(N(text, text, [nodes[-1].name], f"m.{text[:50].replace('.', '')}", type=text, **more))
     names = [node.name for node in nodes]
     stages = {HOSTILE[1]: names, HOSTILE[5]: names[:-1]}
     page = show(page_data(nodes, stages, name=HOSTILE[1], summary=[[HOSTILE[0], HOSTILE[2]]]))

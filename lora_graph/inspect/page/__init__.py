@@ -1,8 +1,12 @@
 """The page that shows a graph in a browser: one file that loads nothing and runs nothing but its own script.
 
-``page_html(data)`` puts the data of a scene (``Scene.to_data()``), a style sheet and a script into one HTML text. Text of
-the model is data: JSON in which ``<``, ``>`` and ``&`` are escaped, put on the page as text and never as markup. A
+``page_html(data)`` puts the data of a scene (``scene_data.to_data``), a style sheet and a script into one HTML text.
+Text of the model is data: JSON in which ``<``, ``>`` and ``&`` are escaped, shown as text and never as markup. A
 content-security policy forbids everything but this very script and this very style, named by their SHA-256.
+
+Besides the columns of the scene, ``data`` may hold ``kind`` ("diff": the two stages are two models), ``summary``
+([label, text] pairs), ``changes`` (a list to jump through: [mark, text, [node, …]] each) and, in a stage,
+``facts`` (pairs).
 """
 
 from __future__ import annotations
@@ -20,14 +24,18 @@ from typing import Any
 from lora_graph.files import atomic_write
 from lora_graph.version import __version__
 
-SCRIPTS = ("scene", "fold", "wires", "pane", "paint", "view", "search", "panel", "legend", "page", "walk", "start")
+SCRIPTS = (
+    *("scene", "ops", "fold", "wires", "pane", "ink", "paint", "view", "search", "panel", "legend"),
+    *("sheet", "page", "walk", "start"),
+)
 """The parts of the script, each after those it needs."""
+STYLES = ("theme", "page", "panel")
 _ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 
 
 def page_html(data: Mapping[str, Any]) -> str:
     """The page for ``data``, the plain data of a scene. ValueError: a number in it is not finite."""
-    script, style = _script(), _text("page.css")
+    script, style = _script(), "".join(_text(f"{name}.css") for name in STYLES)
     policy = (
         f"default-src 'none'; script-src {_source(script)}; style-src {_source(style)}; img-src data:; "
         "base-uri 'none'; form-action 'none'"

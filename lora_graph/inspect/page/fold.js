@@ -4,7 +4,9 @@
 
 /** How much of each [0, t) is covered by the intervals that were added. */
 class Cover {
-  constructor(length) { this.steps = new Int32Array(Math.max(length, 0) + 2); }
+  constructor(length) {
+    this.steps = new Int32Array(Math.max(length, 0) + 2);
+  }
 
   add(start, end) {
     const last = this.steps.length - 1;
@@ -13,7 +15,8 @@ class Cover {
   }
 
   close() {
-    let open = 0, covered = 0;
+    let open = 0,
+      covered = 0;
     for (let t = 0; t < this.steps.length; t++) {
       open += this.steps[t];
       this.steps[t] = covered;
@@ -21,7 +24,9 @@ class Cover {
     }
   }
 
-  at(t) { return this.steps[Math.min(Math.max(Math.round(t), 0), this.steps.length - 1)]; }
+  at(t) {
+    return this.steps[Math.min(Math.max(Math.round(t), 0), this.steps.length - 1)];
+  }
 }
 
 class Placed {
@@ -40,7 +45,8 @@ class Placed {
 
   /** What is drawn, outer before inner: open modules with something in them, and the boxes in those. */
   opened() {
-    const { scene, count } = this, order = [scene.root];
+    const { scene, count } = this,
+      order = [scene.root];
     for (let k = 0; k < order.length; k++) {
       const item = order[k];
       if (!scene.isModule(item) || (item !== scene.root && !this.isOpen(item))) continue;
@@ -50,25 +56,38 @@ class Placed {
     return order;
   }
 
-  isFrame(item) { return this.scene.isModule(item) && this.frames[item - this.scene.n] === 1; }
+  isFrame(item) {
+    return this.scene.isModule(item) && this.frames[item - this.scene.n] === 1;
+  }
+
+  /** Whether an item is drawn itself, as a box or as a frame. */
+  holds(item) {
+    return item >= 0 && this.count[item] > 0 && (item === this.scene.root || this.isFrame(this.scene.parent[item]));
+  }
 
   /** The box that stands for each node: itself, or the closed module that it is in; -1 for what is hidden. */
   findStandIns() {
-    const { scene, count } = this, found = new Int32Array(scene.items).fill(-1);
+    const { scene, count } = this,
+      found = new Int32Array(scene.items).fill(-1);
     for (let j = 1; j < scene.m; j++) {
-      const item = scene.n + j, above = scene.parent[item];
+      const item = scene.n + j,
+        above = scene.parent[item];
       found[item] = this.isFrame(above) ? (this.isFrame(item) ? -1 : item) : found[above];
     }
-    for (let i = 0; i < scene.n; i++) if (count[i]) found[i] = this.isFrame(scene.parent[i]) ? i : found[scene.parent[i]];
+    for (let i = 0; i < scene.n; i++)
+      if (count[i]) found[i] = this.isFrame(scene.parent[i]) ? i : found[scene.parent[i]];
     return found;
   }
 
   /** Of a point of a wire: whether the module that it is in is open. */
-  isDrawn(point) { return this.frames[this.scene.points.block[point]] === 1; }
+  isDrawn(point) {
+    return this.frames[this.scene.points.block[point]] === 1;
+  }
 
-  /** Left, top, width and height of an item on the sheet with everything open; a closed module is its closed box there. */
+  /** Left, top, width and height of an item on the sheet with everything open, a closed module as its closed box. */
   before(item) {
-    const { scene } = this, { nodes, blocks, n } = scene;
+    const { scene } = this,
+      { nodes, blocks, n } = scene;
     if (item < n) return [nodes.x[item], nodes.y[item], nodes.w[item], nodes.h[item]];
     const j = item - n;
     if (this.frames[j]) return [blocks.x[j], blocks.y[j], blocks.w[j], blocks.h[j]];
@@ -76,11 +95,14 @@ class Placed {
   }
 
   cut() {
-    const { scene } = this, { points, edges, spacing, blocks } = scene;
+    const { scene } = this,
+      { points, edges, spacing, blocks } = scene;
     this.across = new Cover(blocks.x[0] + blocks.w[0] + spacing.x);
     this.down = new Cover(blocks.y[0] + blocks.h[0] + spacing.y);
     for (const item of this.order) {
-      const [x, y, w, h] = this.before(item), side = spacing.x, pad = spacing.pad;
+      const [x, y, w, h] = this.before(item),
+        side = spacing.x,
+        pad = spacing.pad;
       if (item === scene.root) continue;
       if (this.isFrame(item)) {
         this.across.add(x - side, x + pad);
@@ -92,16 +114,19 @@ class Placed {
         this.down.add(y - spacing.y, y + h + spacing.y);
       }
     }
-    const seen = new Uint8Array(points.x.length), { standIns } = this;
+    const seen = new Uint8Array(points.x.length),
+      { standIns } = this;
     for (let e = 0; e < edges.from.length; e++) {
-      const a = standIns[edges.from[e]], b = standIns[edges.to[e]];
+      const a = standIns[edges.from[e]],
+        b = standIns[edges.to[e]];
       if (a < 0 || b < 0 || a === b) continue;
       for (let p = edges.end[e]; p >= 0 && !seen[p]; p = points.parent[p]) {
         seen[p] = 1;
         if (!this.isDrawn(p)) continue;
         this.across.add(points.x[p] - spacing.wire, points.x[p] + spacing.wire);
         const q = points.parent[p];
-        if (q >= 0 && points.x[q] !== points.x[p]) this.down.add(Math.max(points.y[q], points.y[p] - 2 * spacing.y), points.y[p]);
+        if (q >= 0 && points.x[q] !== points.x[p])
+          this.down.add(Math.max(points.y[q], points.y[p] - 2 * spacing.y), points.y[p]);
       }
     }
     this.across.close();
@@ -109,7 +134,8 @@ class Placed {
   }
 
   put(item) {
-    const [x, y, w, h] = this.before(item), isFrame = this.isFrame(item);
+    const [x, y, w, h] = this.before(item),
+      isFrame = this.isFrame(item);
     this.x[item] = this.across.at(x);
     this.y[item] = this.down.at(y);
     this.w[item] = isFrame ? this.across.at(x + w) - this.x[item] : w;

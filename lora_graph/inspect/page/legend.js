@@ -7,18 +7,32 @@ const swatch = (colour) => {
 };
 
 const drawLegend = (page) => {
-  const { scene, heat, panes } = page, entries = [];
+  const { scene, heat, panes } = page,
+    entries = [];
   if (heat) {
-    const bar = make("canvas", { width: 160, height: 1 }), ctx = bar.getContext("2d");
+    const bar = make("canvas", { width: 160, height: 1 }),
+      ctx = bar.getContext("2d");
     for (let i = 0; i < 160; i++) {
       ctx.fillStyle = rgb(shade(i / 159));
       ctx.fillRect(i, 0, 1, 1);
     }
-    entries.push(make("span", {}, `${heat.name}: `, measure(heat.most / 1e4, heat.unit), bar, measure(heat.most, heat.unit), " (logarithmic)"));
+    entries.push(
+      make(
+        "span",
+        {},
+        `${heat.name}: `,
+        measure(heat.most / 1e4, heat.unit),
+        bar,
+        measure(heat.most, heat.unit),
+        " (logarithmic)",
+      ),
+    );
   } else {
     const used = new Set();
-    for (const item of page.placed.order) if (!scene.isModule(item) && scene.kind(item) === OP) used.add(scene.category(item));
-    for (const name of [...Object.keys(CATEGORIES), "other"]) if (used.has(name)) entries.push(make("span", {}, swatch(`var(--${name})`), name));
+    for (const item of page.placed.order)
+      if (!scene.isModule(item) && scene.kind(item) === OP) used.add(scene.category(item));
+    for (const name of [...Object.keys(CATEGORIES), "other"])
+      if (used.has(name)) entries.push(make("span", {}, swatch(`var(--${name})`), name));
   }
   if (page.adapters[scene.root]) entries.push(make("span", {}, swatch("var(--adapter)"), "adapter"));
   const marks = MARKS.filter((mark) => panes.some((pane) => pane.marks[mark]?.[scene.root]));

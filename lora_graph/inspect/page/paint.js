@@ -1,59 +1,25 @@
 // One pane on its canvas. What is out of sight is not drawn, and what is too small to read is drawn without its text.
 
-const NAMES = ["ground", "surface", "raised", "line", "ink", "soft", "accent", "found", "edge", "frame", "frame-fill", "border",
-  "contraction", "activation", "normalization", "elementwise", "shape", "reduction", "other", "leaf",
-  "adapter", "adapter-fill", "added", "removed", "changed", "fused", "weights"];
-const SIGNS = { added: "+", removed: "−", changed: "≠", fused: "⋈", weights: "Δ" };
-const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif';
-/** How narrow letters may become before a text is cut: the width of a box was reckoned without knowing the font. */
-const CONDENSED = 0.82;
-const BOLD = `600 12px ${FONT}`, PLAIN = `11px ${FONT}`;
-
-/** Viridis in nine steps: even in lightness, and the same for eyes that see fewer colours. */
-const SCALE = [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141], [39, 173, 129], [92, 200, 99], [170, 220, 50], [253, 231, 37]];
-const shade = (share) => {
-  const place = Math.min(Math.max(share, 0), 1) * (SCALE.length - 1), low = Math.min(Math.floor(place), SCALE.length - 2);
-  return SCALE[low].map((value, c) => Math.round(value + (SCALE[low + 1][c] - value) * (place - low)));
-};
-const rgb = (colour) => `rgb(${colour.join(",")})`;
-const isBright = ([r, g, b]) => 0.299 * r + 0.587 * g + 0.114 * b > 140;
-
-/** The colours of the style sheet as it is now. */
-const readPalette = () => {
-  const style = getComputedStyle(document.documentElement), look = {};
-  for (const name of NAMES) look[name] = style.getPropertyValue("--" + name).trim();
-  return look;
-};
-
-const shortened = new Map();
-/** `text` cut so that it fits into `width`, with … at the end. */
-const shorten = (ctx, text, width) => {
-  const key = `${ctx.font}|${Math.round(width)}|${text}`, known = shortened.get(key);
-  if (known !== undefined) return known;
-  let result = text.length > 200 ? text.slice(0, 200) + "…" : text;
-  if (ctx.measureText(result).width > width) {
-    let low = 0, high = result.length;
-    while (low < high) {
-      const middle = (low + high + 1) >> 1;
-      if (ctx.measureText(result.slice(0, middle) + "…").width <= width) low = middle;
-      else high = middle - 1;
-    }
-    result = result.slice(0, low) + "…";
-  }
-  if (shortened.size > 50000) shortened.clear();
-  shortened.set(key, result);
-  return result;
-};
-
 class Painter {
   constructor(page, pane) {
-    const ratio = devicePixelRatio || 1, { canvas } = pane, { view } = page;
-    const width = canvas.clientWidth, height = canvas.clientHeight;
+    const ratio = devicePixelRatio || 1,
+      { canvas } = pane,
+      { view } = page;
+    const width = canvas.clientWidth,
+      height = canvas.clientHeight;
     if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
       canvas.width = Math.round(width * ratio);
       canvas.height = Math.round(height * ratio);
     }
-    Object.assign(this, { page, pane, scene: page.scene, placed: page.placed, look: page.palette, k: view.k, ctx: canvas.getContext("2d") });
+    Object.assign(this, {
+      page,
+      pane,
+      scene: page.scene,
+      placed: page.placed,
+      look: page.palette,
+      k: view.k,
+      ctx: canvas.getContext("2d"),
+    });
     this.left = -view.x / view.k;
     this.top = -view.y / view.k;
     this.right = this.left + width / view.k;
@@ -67,12 +33,17 @@ class Painter {
 
   isInSight(item, margin = 12) {
     const { x, y, w, h } = this.placed;
-    return x[item] - margin < this.right && x[item] + w[item] + margin > this.left
-      && y[item] - margin < this.bottom && y[item] + h[item] + margin > this.top;
+    return (
+      x[item] - margin < this.right &&
+      x[item] + w[item] + margin > this.left &&
+      y[item] - margin < this.bottom &&
+      y[item] + h[item] + margin > this.top
+    );
   }
 
   paint() {
-    const frames = [], boxes = [];
+    const frames = [],
+      boxes = [];
     for (const item of this.placed.order) {
       if (item === this.scene.root || !this.pane.shows(item) || !this.isInSight(item)) continue;
       (this.placed.isFrame(item) ? frames : boxes).push(item);
@@ -90,7 +61,13 @@ class Painter {
   round(item, radius, grow = 0, shift = 0) {
     const { x, y, w, h } = this.placed;
     this.ctx.beginPath();
-    this.ctx.roundRect(x[item] - grow + shift, y[item] - grow + shift, w[item] + 2 * grow, h[item] + 2 * grow, Math.min(radius + grow, h[item] / 2 + grow));
+    this.ctx.roundRect(
+      x[item] - grow + shift,
+      y[item] - grow + shift,
+      w[item] + 2 * grow,
+      h[item] + 2 * grow,
+      Math.min(radius + grow, h[item] / 2 + grow),
+    );
   }
 
   frame(item) {
@@ -111,12 +88,18 @@ class Painter {
   }
 
   lines() {
-    const { ctx, look, page, pane } = this, { pieces } = page.wires, tiny = 0.4 / this.k, batches = { edge: [], adapter: [], removed: [], added: [] };
+    const { ctx, look, page, pane } = this,
+      { pieces } = page.wires,
+      tiny = 0.4 / this.k,
+      batches = { edge: [], adapter: [], removed: [], added: [] };
     for (let i = 0; i < pieces.length; i++) {
-      const piece = pieces[i], state = pane.states[i];
+      const piece = pieces[i],
+        state = pane.states[i];
       if (!state || piece.y0 > this.bottom || piece.y1 < this.top || piece.y1 - piece.y0 < tiny) continue;
       if (Math.min(piece.x0, piece.x1) > this.right || Math.max(piece.x0, piece.x1) < this.left) continue;
-      batches[state === ALIVE ? (piece.isAdapter ? "adapter" : "edge") : state === NEW ? "added" : "removed"].push(piece);
+      batches[state === ALIVE ? (piece.isAdapter ? "adapter" : "edge") : state === NEW ? "added" : "removed"].push(
+        piece,
+      );
     }
     for (const [style, found] of Object.entries(batches)) if (found.length) this.batch(style, found, look[style]);
     const near = [page.selected, page.hovered].filter((item) => item >= 0);
@@ -127,10 +110,13 @@ class Painter {
 
   /** The pieces of all lines from and to some boxes. */
   around(items) {
-    const { page, pane } = this, { wires } = page, found = new Set();
+    const { page, pane } = this,
+      { wires } = page,
+      found = new Set();
     for (const line of wires.ends) {
       if (!pane.states[line.piece] || !(items.includes(line.a) || items.includes(line.b))) continue;
-      for (const e of line.edges) for (const piece of wires.way(e)) if (pane.states[piece]) found.add(wires.pieces[piece]);
+      for (const e of line.edges)
+        for (const piece of wires.way(e)) if (pane.states[piece]) found.add(wires.pieces[piece]);
     }
     return [...found];
   }
@@ -161,16 +147,25 @@ class Painter {
     if (page.heat) {
       const value = page.heat.total[item];
       if (!(value > 0)) return [look.surface, look.ink, look.soft];
-      const colour = shade(page.heat.share(value)), ink = isBright(colour) ? "#15181d" : "#ffffff";
+      const colour = shade(page.heat.share(value)),
+        ink = isBright(colour) ? "#15181d" : "#ffffff";
       return [rgb(colour), ink, ink];
     }
-    if (page.adapters[item] && (!scene.isModule(item) || page.adapters[item] === scene.size(item))) return [look["adapter-fill"], look.ink, look.soft];
-    return [!scene.isModule(item) && scene.kind(item) > INPUT && scene.kind(item) < OUTPUT ? look.raised : look.surface, look.ink, look.soft];
+    if (page.adapters[item] && (!scene.isModule(item) || page.adapters[item] === scene.size(item)))
+      return [look["adapter-fill"], look.ink, look.soft];
+    return [
+      !scene.isModule(item) && scene.kind(item) > INPUT && scene.kind(item) < OUTPUT ? look.raised : look.surface,
+      look.ink,
+      look.soft,
+    ];
   }
 
   box(item) {
-    const { ctx, look, page, pane, placed, scene } = this, { x, y, w, h } = placed;
-    const isModule = scene.isModule(item), kind = isModule ? OP : scene.kind(item), isGone = pane.isGhost(item);
+    const { ctx, look, page, pane, placed, scene } = this,
+      { x, y, w, h } = placed;
+    const isModule = scene.isModule(item),
+      kind = isModule ? OP : scene.kind(item),
+      isGone = pane.isGhost(item);
     const tone = page.adapters[item] ? look.adapter : isModule ? look.border : look[scene.category(item)];
     const [fill, ink, soft] = this.colours(item);
     ctx.globalAlpha = (isGone ? 0.5 : 1) * (page.matches.count && !page.matches.inside[item] ? 0.3 : 1);
@@ -204,13 +199,19 @@ class Painter {
       ctx.restore();
     }
     if (this.detail < 2) return;
-    const middle = x[item] + w[item] / 2 + (kind ? 0 : 2), room = w[item] - 12;
+    const middle = x[item] + w[item] / 2 + (kind ? 0 : 2),
+      room = w[item] - 12;
     ctx.textAlign = "center";
     ctx.textBaseline = "middle";
     ctx.fillStyle = ink;
     ctx.font = kind === CONSTANT ? "italic " + BOLD : BOLD;
     const [first, second] = isModule ? [scene.title(item), `${count(pane.inside[item])} nodes`] : scene.lines(item);
-    ctx.fillText(shorten(ctx, first, (isModule ? room - 30 : room) / CONDENSED), middle, y[item] + h[item] / 2 - (second ? 7 : 0), isModule ? room - 30 : room);
+    ctx.fillText(
+      shorten(ctx, first, (isModule ? room - 30 : room) / CONDENSED),
+      middle,
+      y[item] + h[item] / 2 - (second ? 7 : 0),
+      isModule ? room - 30 : room,
+    );
     ctx.fillStyle = soft;
     ctx.font = PLAIN;
     if (second) ctx.fillText(shorten(ctx, second, room / CONDENSED), middle, y[item] + h[item] / 2 + 8, room);
@@ -222,8 +223,10 @@ class Painter {
 
   /** What is around a box: marks of passes and diffs, matches of the search, the selection. */
   rings(item) {
-    const { ctx, look, page, pane, placed, scene } = this, { x, y, w } = placed;
-    const isLeaf = !placed.isFrame(item), radius = isLeaf ? (scene.kind(item) === INPUT || scene.kind(item) === OUTPUT ? 20 : 7) : 10;
+    const { ctx, look, page, pane, placed, scene } = this,
+      { x, y, w } = placed;
+    const isLeaf = !placed.isFrame(item),
+      radius = isLeaf ? (scene.kind(item) === INPUT || scene.kind(item) === OUTPUT ? 20 : 7) : 10;
     const thin = Math.max(1, 0.8 / this.k);
     ctx.globalAlpha = 1;
     const ring = (colour, grow, width) => {
@@ -236,7 +239,8 @@ class Painter {
     if (marks.length) ring(look[marks[0][0]], 1, 2);
     if (this.detail === 2) {
       let place = x[item] + w[item] - 2;
-      for (const [mark, number] of marks) place -= this.badge(place, y[item] - 1, mark, number, scene.isModule(item)) + 2;
+      for (const [mark, number] of marks)
+        place -= this.badge(place, y[item] - 1, mark, number, scene.isModule(item)) + 2;
     }
     if (isLeaf && page.matches.inside[item]) ring(look.found, 3, 2.5);
     if (item === page.hovered && item !== page.selected) ring(look.accent, 3, 1.2);
@@ -244,7 +248,8 @@ class Painter {
   }
 
   badge(right, y, mark, number, isCounted) {
-    const { ctx, look } = this, text = isCounted ? `${SIGNS[mark]} ${count(number)}` : SIGNS[mark];
+    const { ctx, look } = this,
+      text = isCounted ? `${SIGNS[mark]} ${count(number)}` : SIGNS[mark];
     ctx.font = `700 11px ${FONT}`;
     ctx.textAlign = "center";
     ctx.textBaseline = "middle";
@@ -260,15 +265,20 @@ class Painter {
 
   /** From far away: names of modules large enough to carry one, outer ones first, none over another. */
   signposts(frames) {
-    const { ctx, look, placed, scene, k } = this, taken = [];
+    const { ctx, look, placed, scene, k } = this,
+      taken = [];
     ctx.font = `600 ${11 / k}px ${FONT}`;
     ctx.textAlign = "center";
     ctx.textBaseline = "middle";
     for (const item of frames) {
       if (placed.w[item] * k < 60 || placed.h[item] * k < 26 || taken.length > 60) continue;
-      const text = shorten(ctx, scene.title(item), placed.w[item] - 12 / k), width = ctx.measureText(text).width + 10 / k;
-      const x = placed.x[item] + placed.w[item] / 2, y = placed.y[item] + 9 / k, height = 16 / k;
-      if (taken.some((other) => Math.abs(other.x - x) < (other.width + width) / 2 && Math.abs(other.y - y) < height)) continue;
+      const text = shorten(ctx, scene.title(item), placed.w[item] - 12 / k),
+        width = ctx.measureText(text).width + 10 / k;
+      const x = placed.x[item] + placed.w[item] / 2,
+        y = placed.y[item] + 9 / k,
+        height = 16 / k;
+      if (taken.some((other) => Math.abs(other.x - x) < (other.width + width) / 2 && Math.abs(other.y - y) < height))
+        continue;
       taken.push({ x, y, width });
       ctx.beginPath();
       ctx.roundRect(x - width / 2, y - height / 2, width, height, 5 / k);

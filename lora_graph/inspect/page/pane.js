@@ -1,6 +1,8 @@
 // A pane shows one stage: what is alive in it, what is new, what has gone since another stage.
 
-const ALIVE = 1, NEW = 2, GONE = 3;
+const ALIVE = 1,
+  NEW = 2,
+  GONE = 3;
 const MARKS = ["added", "removed", "changed", "fused", "weights"];
 
 class Pane {
@@ -11,8 +13,10 @@ class Pane {
     this.stage = 0;
   }
 
-  /** Show `stage` against stage `other` (-1: none): what is only here is `own` ("added" or "removed"); with `ghosts`, what
-   *  is only there is drawn faintly as well. The marks of a diff come before those of stages. */
+  /**
+   * Show `stage` against stage `other` (-1: none): what is only here is `own` ("added" or "removed"); with `ghosts`,
+   * what is only there is drawn faintly as well. In a diff, its marks count and not these.
+   */
   show(stage, other, own, ghosts) {
     const { scene } = this;
     Object.assign(this, { stage, other, own });
@@ -28,7 +32,9 @@ class Pane {
 
   /** Count what each module shows and which marks are in it, over the nodes that are drawn at all. */
   tally(isShown) {
-    const { scene } = this, { n, items } = scene, counted = [(this.inside = new Uint32Array(items))];
+    const { scene } = this,
+      { n, items } = scene,
+      counted = [(this.inside = new Uint32Array(items))];
     this.marks = {};
     for (let i = 0; i < n; i++) {
       if (!isShown(i)) continue;
@@ -43,17 +49,26 @@ class Pane {
 
   /** How each piece of a line is drawn: not at all, alive, new or gone. */
   follow(wires) {
-    const { scene } = this, then = this.other < 0 ? null : scene.edgeAlive[this.other];
+    const { scene } = this,
+      then = this.other < 0 ? null : scene.edgeAlive[this.other];
     this.states = wires.taken(scene.edgeAlive[this.stage], then).map((bits) => {
       if (bits & 1) return !then || bits & 2 ? ALIVE : this.own === "added" ? NEW : GONE;
       return bits && this.ghosts ? GONE : 0;
     });
   }
 
-  isThere(node) { return this.alive[node] === 1 || (this.ghosts !== null && this.ghosts[node] === 1); }
-  shows(item) { return this.inside[item] > 0; }
-  isGhost(item) { return !this.scene.isModule(item) && this.alive[item] === 0; }
+  isThere(node) {
+    return this.alive[node] === 1 || (this.ghosts !== null && this.ghosts[node] === 1);
+  }
+  shows(item) {
+    return this.inside[item] > 0;
+  }
+  isGhost(item) {
+    return !this.scene.isModule(item) && this.alive[item] === 0;
+  }
 
   /** [mark, how many] of an item, in the order of the legend. */
-  marksIn(item) { return MARKS.filter((mark) => this.marks[mark]?.[item]).map((mark) => [mark, this.marks[mark][item]]); }
+  marksIn(item) {
+    return MARKS.filter((mark) => this.marks[mark]?.[item]).map((mark) => [mark, this.marks[mark][item]]);
+  }
 }

@@ -1,28 +1,24 @@
 // The embedded columns as a scene: nodes, then modules, numbered in one row as "items".
 
-const OP = 0, INPUT = 1, PARAMETER = 2, CONSTANT = 3, OUTPUT = 4;
+const OP = 0,
+  INPUT = 1,
+  PARAMETER = 2,
+  CONSTANT = 3,
+  OUTPUT = 4;
 const KINDS = ["op", "input", "weight", "constant", "output"];
 
 // Characters that do not show themselves, or that turn text around, are written as what they are.
 const UNSEEN = /(?![\n\t])[\p{Cc}\p{Cf}\p{Cs}\u2028\u2029]/gu;
-const visible = (text) => String(text).replace(UNSEEN, (sign) => "\\u" + sign.codePointAt(0).toString(16).padStart(4, "0"));
+const visible = (text) =>
+  String(text).replace(UNSEEN, (sign) => "\\u" + sign.codePointAt(0).toString(16).padStart(4, "0"));
 
-const CATEGORIES = {
-  contraction: "MatMul Gemm Conv ConvTranspose Einsum LSTM GRU RNN Attention FusedMatMul",
-  activation: "Relu LeakyRelu Elu Gelu Sigmoid Tanh Softplus Softmax LogSoftmax PRelu HardSigmoid HardSwish Silu Swish Selu Mish Erf",
-  normalization: "LayerNormalization BatchNormalization GroupNormalization InstanceNormalization RMSNormalization",
-  elementwise: "Add Sub Mul Div Pow Neg Exp Log Sqrt Where Clip Abs Max Min Equal Less Greater And Or Not Mod Reciprocal Sign Floor Ceil Round",
-  shape: "Reshape Transpose Slice Concat Split Gather GatherElements Squeeze Unsqueeze Expand Cast Shape Pad Flatten Tile Identity Constant ConstantOfShape ReshapeLike Project",
-  reduction: "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd SumTo ArgMax ArgMin TopK MaxPool AveragePool GlobalAveragePool CumSum",
-};
-const CATEGORY = new Map(Object.entries(CATEGORIES).flatMap(([name, ops]) => ops.split(" ").map((op) => [op, name])));
-
-/** Positions in `values` grouped by key: group g is order[start[g]] … order[start[g + 1] - 1], each in ascending order. */
+/** Positions in `values` by what stands there: a function from a group to its positions, in ascending order. */
 const grouped = (values, groups) => {
   const start = new Uint32Array(groups + 1);
   for (const group of values) start[group + 1]++;
   for (let g = 0; g < groups; g++) start[g + 1] += start[g];
-  const next = start.slice(), order = new Uint32Array(values.length);
+  const next = start.slice(),
+    order = new Uint32Array(values.length);
   for (let i = 0; i < values.length; i++) order[next[values[i]]++] = i;
   return (group) => order.subarray(start[group], start[group + 1]);
 };
@@ -48,8 +44,11 @@ class Scene {
     this.sparse = { attributes: data.attributes ?? {}, details: data.details ?? {} };
     this.sources = data.sources ?? {};
     this.strings = data.strings.map(visible);
-    this.marks = this.subject === "diff" ? data.marks ?? {} : null;
-    this.adapter = within((data.adapter ?? []).map((node) => [node, node + 1]), this.n);
+    this.marks = this.subject === "diff" ? (data.marks ?? {}) : null;
+    this.adapter = within(
+      (data.adapter ?? []).map((node) => [node, node + 1]),
+      this.n,
+    );
     this.parent = Int32Array.from([...nodes.block, ...blocks.parent], (block) => (block < 0 ? -1 : this.n + block));
     this.depth = blocks.depth;
     this.levels = blocks.depth.reduce((most, level) => Math.max(most, level), 0);
@@ -64,7 +63,8 @@ class Scene {
 
   /** The items of each module, from the top to the bottom and from left to right. */
   childLists() {
-    const { n, nodes, blocks } = this, lists = Array.from({ length: this.m }, () => []);
+    const { n, nodes, blocks } = this,
+      lists = Array.from({ length: this.m }, () => []);
     const at = (item, axis) => (item < n ? nodes[axis][item] : blocks[axis][item - n]);
     for (let i = 0; i < this.items; i++) if (i !== this.root) lists[this.parent[i] - n].push(i);
     for (const list of lists) list.sort((a, b) => at(a, "y") - at(b, "y") || at(a, "x") - at(b, "x"));
@@ -72,15 +72,33 @@ class Scene {
   }
 
   /** How many nodes an item is. */
-  size(item) { return this.sizes[item]; }
-  isModule(item) { return item >= this.n; }
-  op(node) { return this.strings[this.nodes.op[node]]; }
-  label(node) { return this.strings[this.nodes.label[node]]; }
-  type(node) { return this.strings[this.nodes.type[node]]; }
-  kind(node) { return this.nodes.kind[node]; }
-  mark(node) { return this.marks?.[node] ?? ""; }
-  isAdapter(node) { return this.adapter[node] === 1; }
-  category(node) { return this.kind(node) ? "leaf" : CATEGORY.get(this.op(node)) ?? "other"; }
+  size(item) {
+    return this.sizes[item];
+  }
+  isModule(item) {
+    return item >= this.n;
+  }
+  op(node) {
+    return this.strings[this.nodes.op[node]];
+  }
+  label(node) {
+    return this.strings[this.nodes.label[node]];
+  }
+  type(node) {
+    return this.strings[this.nodes.type[node]];
+  }
+  kind(node) {
+    return this.nodes.kind[node];
+  }
+  mark(node) {
+    return this.marks?.[node] ?? "";
+  }
+  isAdapter(node) {
+    return this.adapter[node] === 1;
+  }
+  category(node) {
+    return this.kind(node) ? "leaf" : (CATEGORY.get(this.op(node)) ?? "other");
+  }
 
   /** The full name of an item: a module's own, an op's name, what a leaf is called. */
   title(item) {
@@ -89,7 +107,9 @@ class Scene {
   }
 
   /** The two lines of a box, as Python cut them. */
-  lines(node) { return [this.strings[this.nodes.title[node]], this.strings[this.nodes.subtitle[node]]]; }
+  lines(node) {
+    return [this.strings[this.nodes.title[node]], this.strings[this.nodes.subtitle[node]]];
+  }
 
   /** The modules around an item, the innermost first, without the root. */
   around(item) {
@@ -99,10 +119,14 @@ class Scene {
   }
 
   /** The path of the module that a node belongs to. */
-  path(node) { return this.strings[this.nodes.module[node]]; }
+  path(node) {
+    return this.strings[this.nodes.module[node]];
+  }
 
   /** What is known of a node under `name`, "attributes" or "details": [label, text] pairs. */
-  pairs(name, node) { return (this.sparse[name][node] ?? []).map(([label, text]) => [this.strings[label], this.strings[text]]); }
+  pairs(name, node) {
+    return (this.sparse[name][node] ?? []).map(([label, text]) => [this.strings[label], this.strings[text]]);
+  }
 
   /** All nodes inside an item. */
   *inside(item) {
@@ -124,7 +148,17 @@ class Scene {
 
 /** A number as people read it: 1,234 or 5.6 M. */
 const count = (value) => Math.round(value).toLocaleString("en-US");
-const PREFIXES = [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"], [1, ""], [1e-3, "m"], [1e-6, "µ"], [1e-9, "n"]];
+const PREFIXES = [
+  [1e15, "P"],
+  [1e12, "T"],
+  [1e9, "G"],
+  [1e6, "M"],
+  [1e3, "k"],
+  [1, ""],
+  [1e-3, "m"],
+  [1e-6, "µ"],
+  [1e-9, "n"],
+];
 const measure = (value, unit) => {
   if (!value) return `0 ${unit}`;
   const [scale, prefix] = PREFIXES.find(([size]) => Math.abs(value) >= size) ?? PREFIXES.at(-1);

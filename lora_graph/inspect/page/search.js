@@ -10,8 +10,10 @@ const FIELDS = {
 };
 
 /** "op:MatMul 768" as [["op", "matmul"], ["", "768"]]; a word may stand in quotes. */
-const termsOf = (query) => [...query.toLowerCase().matchAll(/(?:(op|name|type|shape|attr|in):)?(?:"([^"]*)"|(\S+))/g)]
-  .map(([, field = "", quoted, word]) => [field, quoted ?? word]).filter(([, word]) => word);
+const termsOf = (query) =>
+  [...query.toLowerCase().matchAll(/(?:(op|name|type|shape|attr|in):)?(?:"([^"]*)"|(\S+))/g)]
+    .map(([, field = "", quoted, word]) => [field, quoted ?? word])
+    .filter(([, word]) => word);
 
 class Search {
   constructor(scene) {
@@ -22,9 +24,12 @@ class Search {
   /** What there is to search, by field; "" is everything. Made when it is first needed. */
   text(field) {
     const { scene } = this;
-    return (this.texts[field] ??= Array.from({ length: scene.n }, (_, node) => (field
-      ? FIELDS[field](scene, node)
-      : ["op", "name", "type", "attr", "in"].map((name) => FIELDS[name](scene, node)).join("\n")).toLowerCase()));
+    return (this.texts[field] ??= Array.from({ length: scene.n }, (_, node) =>
+      (field
+        ? FIELDS[field](scene, node)
+        : ["op", "name", "type", "attr", "in"].map((name) => FIELDS[name](scene, node)).join("\n")
+      ).toLowerCase(),
+    ));
   }
 
   /** The nodes in which all words of `query` occur and that `isThere`, from the top of the sheet to its end. */
