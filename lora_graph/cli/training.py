@@ -135,6 +135,13 @@ def adapt(
 )
 @click.option("--provider", type=click.Choice(["cpu", "cuda"]), help="Where ONNX Runtime runs.  [default: the faster]")
 @click.option("--threads", type=click.IntRange(1), help="Threads of one op.  [default: OMP_NUM_THREADS, or all cores]")
+@click.option(
+    "--memory",
+    type=click.Choice(["normal", "low"]),
+    default="normal",
+    show_default=True,
+    help="low: compute cheap activations again rather than keep them.",
+)
 @click.option("--cache-frozen", is_flag=True, help="Run what is frozen once for each sample, not in every epoch.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of an interrupted training.")
 @AS_JSON

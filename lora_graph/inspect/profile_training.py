@@ -72,7 +72,7 @@ class Training:
         kind = looked.graph.outputs[owner.output].type.bind({**looked.binding, **fed.binding})
         batch = Batch.of((fed.arrays, _targets(kind, loss, rng)))
         with training_mode(layer):
-            prepared = Prepared.build(owner, fed.types, batch)
+            prepared = Prepared.build(owner, fed.types, batch, fed.binding)
         given = prepared.inputs(fed, batch, seeded(seed, 0), {})
         return cls(looked.label, owner, prepared, fed, {**given, RATE: np.asarray(owner.optimizer.rate(0))}, [])
 

@@ -17,8 +17,7 @@ from lora_graph.ir.types import Array, type_of
 from lora_graph.onnx.model import build
 from lora_graph.onnx.session import start, wanted_providers
 from lora_graph.onnx.store import without_weights
-from lora_graph.rewrite.pipeline import optimize_graph
-from lora_graph.train.engine import Buffer, UnsupportedError
+from lora_graph.train.engine import Buffer, Sizes, UnsupportedError, prepared
 from lora_graph.train.stateless import NEXT, stateless
 
 THREADS_VARIABLE = "OMP_NUM_THREADS"
@@ -43,8 +42,8 @@ class OnnxRuntimeEngine:
         self.threads = _threads() if threads is None else checks.integer("threads", threads, 1)
         self.name = "onnxruntime" if self.device == "cpu" else f"onnxruntime-{self.device}"
 
-    def compile(self, graph: Graph, fixed: Mapping[str, Array]) -> SessionRunner:
-        optimized = optimize_graph(graph, "train-onnx").graph
+    def compile(self, graph: Graph, fixed: Mapping[str, Array], short: Sizes | None) -> SessionRunner:
+        optimized = prepared(graph, "train-onnx", short)
         try:
             return SessionRunner(self, optimized, fixed)
         except ValueError as error:  # an op without an ONNX form, or a session without a kernel

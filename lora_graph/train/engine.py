@@ -12,7 +12,9 @@ from lora_graph.interpret import compile_graph
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.types import Array
 from lora_graph.rewrite.pipeline import optimize_graph
+from lora_graph.rewrite.recompute import recompute
 
+Sizes = Mapping[str, int]
 Buffer = Any
 """An array where an engine keeps it: in NumPy itself, or on a device."""
 
@@ -40,8 +42,11 @@ class Engine(Protocol):
 
     name: str
 
-    def compile(self, graph: Graph, fixed: Mapping[str, Array]) -> Runner:
-        """``graph`` ready to run, with the parameters ``fixed`` in it; UnsupportedError where it cannot be."""
+    def compile(self, graph: Graph, fixed: Mapping[str, Array], short: Sizes | None) -> Runner:
+        """``graph`` ready to run, with the parameters ``fixed`` in it; UnsupportedError where it cannot be.
+
+        ``short`` are the sizes of named dimensions for which memory is short: what is cheap is then computed again.
+        """
 
     def hold(self, array: Array) -> Buffer:
         """A buffer with a copy of ``array``."""
@@ -53,13 +58,19 @@ class Engine(Protocol):
         """Fill ``buffer`` with zeros."""
 
 
+def prepared(graph: Graph, preset: str, short: Sizes | None) -> Graph:
+    """``graph`` optimized by a preset, and so that it keeps less where memory is short."""
+    optimized = optimize_graph(graph, preset).graph
+    return optimized if short is None else recompute(optimized, short)
+
+
 class NumpyEngine:
     """The interpreter. It runs every op that trains."""
 
     name = "numpy"
 
-    def compile(self, graph: Graph, fixed: Mapping[str, Array]) -> Runner:
-        optimized = optimize_graph(graph, "train").graph
+    def compile(self, graph: Graph, fixed: Mapping[str, Array], short: Sizes | None) -> Runner:
+        optimized = prepared(graph, "train", short)
         held = {name: fixed[name] for name in fixed if name in optimized.parameters}
         program = compile_graph(optimized, fixed=held)
         program.fix(held)
@@ -92,13 +103,13 @@ def engines(name: str, provider: str | None, threads: int | None) -> Sequence[En
 
 
 def compiled(
-    candidates: Sequence[Engine], graphs: Sequence[Graph], fixed: Mapping[str, Array]
+    candidates: Sequence[Engine], graphs: Sequence[Graph], fixed: Mapping[str, Array], short: Sizes | None
 ) -> tuple[Engine, list[Runner], str]:
     """``graphs`` ready to run on the first engine that takes all of them, and what the others lack, if anything."""
     reasons: list[str] = []
     for engine in candidates:
         try:
-            return engine, [engine.compile(graph, fixed) for graph in graphs], "; ".join(reasons)
+            return engine, [engine.compile(graph, fixed, short) for graph in graphs], "; ".join(reasons)
         except UnsupportedError as reason:
             reasons.append(f"{engine.name}: {reason}")
     raise ValueError(f"the training step cannot run on {'; '.join(reasons)}; engine='numpy' runs every op")

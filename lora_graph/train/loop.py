@@ -45,6 +45,7 @@ def fit(
     engine: str = "auto",
     provider: str | None = None,
     threads: int | None = None,
+    memory: str = "normal",
     clip_norm: float | None = None,
     clip_value: float | None = None,
     accumulate: int = 1,
@@ -69,6 +70,9 @@ def fit(
     ``provider`` ``"cpu"`` or ``"cuda"``; ``"auto"``, the fastest of those here that has a kernel for every op of the
     step. History says which it was and why. They agree up to rounding. ``threads`` bounds those of one op. ValueError
     for a provider that is not available, and for an engine that lacks an op, naming it.
+
+    ``memory="low"`` lets go of activations that are cheap to compute and computes them again when gradients need them,
+    for at most a tenth more work; losses stay the same, bit for bit in NumPy.
 
     ``progress`` shows a bar on standard error, by default if that is a
     terminal. The model trains in training mode and gets its own mode back.
@@ -106,6 +110,7 @@ def fit(
         engine=engine,
         provider=provider,
         threads=threads,
+        memory=memory,
     )
     if cache_frozen and not isinstance(source, Arrays):
         raise ValueError("cache_frozen needs data as arrays or in an .npz file: samples of an iterable have no numbers")

@@ -48,8 +48,10 @@ class Prepared:
     """The draws that micro-batches of one step have in common."""
 
     @classmethod
-    def build(cls, owner: TrainingStep, types: Mapping[str, TensorType], batch: Batch) -> Prepared:
-        """The step of ``owner`` for batches like this one, its inputs being of these types."""
+    def build(
+        cls, owner: TrainingStep, types: Mapping[str, TensorType], batch: Batch, sizes: Mapping[str, int]
+    ) -> Prepared:
+        """The step of ``owner`` for batches like this one, its inputs being of these types and sizes."""
         traced = trace(owner.model, types)
         result = traced.graph.outputs[owner.output]
         kind = _target_type(batch.targets, result)
@@ -63,7 +65,7 @@ class Prepared:
         running = graphs.with_forward(parts.rest) if parts else graphs
         asked = {"step": running.step, "accumulate": running.accumulate, "once": parts.once if parts else None}
         wanted = {name: graph for name, graph in asked.items() if graph is not None}
-        engine, made = owner.compile(list(wanted.values()), fixed)
+        engine, made = owner.compile(list(wanted.values()), fixed, sizes)
         runners = dict(zip(wanted, made, strict=True))
         step, more, once = runners["step"], runners.get("accumulate"), runners.get("once")
         classes = result.shape[-1] if owner.loss == "cross_entropy" and kind.dtype == np.int64 else None

@@ -24,6 +24,8 @@ from lora_graph.train.loss import Loss
 from lora_graph.train.optimizer import Adam, Optimizer
 from lora_graph.train.prepared import Prepared
 
+MEMORY = ("normal", "low")
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -41,8 +43,8 @@ class TrainingStep:
     It starts from the parameters and the modes that the model has when it is made (the modes: when the first batch
     comes). Trainable parameters and the optimizer's state are held in two sets of the engine's buffers that change
     places when a step commits, which it does only if its loss and gradient norm are finite. :meth:`sync` hands the
-    parameters to the model. ``engine``, ``provider`` and ``threads`` are those of :func:`lora_graph.fit`; which engine
-    it is, is settled by the first batch.
+    parameters to the model. ``engine``, ``provider``, ``threads`` and ``memory`` are those of :func:`lora_graph.fit`;
+    which engine it is, is settled by the first batch.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class TrainingStep:
         engine: str = "auto",
         provider: str | None = None,
         threads: int | None = None,
+        memory: str = "normal",
     ):
         if not isinstance(model, Layer):
             raise TypeError(f"model must be a Layer, got {model!r}")
@@ -73,6 +76,7 @@ class TrainingStep:
         self.clipping = Clipping(_limit("clip_norm", clip_norm), _limit("clip_value", clip_value))
         self.accumulated = accumulated
         self.cache_frozen = cache_frozen
+        self.memory = checks.choice("memory", memory, MEMORY)
         self.count = 0
         self.base: Mapping[str, Array] = model.state
         self._asked = engine
@@ -174,16 +178,22 @@ class TrainingStep:
         weights = None if batch.weights is None else batch.weights.ndim
         key = (tuple(types.values()), batch.targets.ndim, batch.targets.dtype.kind in "iub", weights)
         if key not in self._prepared:
-            prepared = Prepared.build(self, types, batch)
+            prepared = Prepared.build(self, types, batch, fed.binding)
             for name, array in {**prepared.graphs.zeros(), **self.base}.items():
                 if name not in prepared.graphs.fixed and name not in self._state:
                     self._state[name] = self._engine.hold(array)
             self._prepared[key] = prepared
         return self._prepared[key]
 
-    def compile(self, graphs: Sequence[Graph], fixed: Mapping[str, Array]) -> tuple[Engine, list[Runner]]:
-        """``graphs`` ready to run on the engine; the first time, on the first that takes all of them."""
-        engine, runners, lacking = compiled(self._candidates, graphs, fixed)
+    def compile(
+        self, graphs: Sequence[Graph], fixed: Mapping[str, Array], sizes: Mapping[str, int]
+    ) -> tuple[Engine, list[Runner]]:
+        """``graphs`` ready to run on the engine; the first time, on the first that takes all of them.
+
+        ``sizes`` are those of named dimensions to begin with.
+        """
+        short = sizes if self.memory == "low" else None
+        engine, runners, lacking = compiled(self._candidates, graphs, fixed, short)
         if engine is not self._engine:
             self._state = {name: engine.hold(self._engine.read(held)) for name, held in self._state.items()}
             self._spare, self._engine = {}, engine

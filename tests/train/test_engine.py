@@ -218,3 +218,31 @@ def test_sizes_that_cannot_agree_are_refused_before_the_step() -> None:
     with pytest.raises(ValueError, match="mask"):
         training.run({"ids": inputs["ids"], "mask": inputs["mask"][:, :3]}, labels)
     assert training.count == 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_short_memory_changes_no_number(engine: str) -> None:
+    def train(memory: str) -> tuple[list[float], dict[str, Array]]:
+        layers = [lg.DenseLayer(6, 6, "gelu_tanh", dtype=np.float64, rng=i) for i in range(6)]
+        model = lg.adapt(lg.Sequential(layers), rank=2, rng=1)
+        data = [(x, x[:, ::-1].copy()) for x, _ in batches(STEPS, 256)]
+        history = lg.fit(model, data, engine=engine, memory=memory)
+        return history.losses, dict(model.state)
+
+    (losses, state), (low, low_state) = train("normal"), train("low")
+    assert low == pytest.approx(losses, rel=0 if engine == "numpy" else 1e-12)
+    assert apart(low_state, state) <= (0 if engine == "numpy" else 1e-12)
+
+
+def test_short_memory_takes_less() -> None:
+    def peak(memory: str) -> int:
+        model = lg.adapt(lg.Sequential([lg.DenseLayer(64, 64, "gelu", rng=i) for i in range(6)]), rank=2, rng=1)
+        training = TrainingStep(model, engine="numpy", memory=memory)
+        x = np.ones((256, 64), np.float32)
+        training.run(x, x)
+        (prepared,) = training._prepared.values()
+        return int(prepared.step.memory({"batch": 256}))  # type: ignore[attr-defined]
+
+    assert peak("low") < 0.8 * peak("normal")
+    with pytest.raises(ValueError, match="memory must be one of normal, low, got 'little'"):
+        TrainingStep(adapted(), memory="little")
