@@ -7,12 +7,12 @@ the sorting of rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import ceil, floor
 
 from lora_graph.inspect.layout_blocks import LEAVES, Block, nest
 from lora_graph.inspect.layout_columns import Neighbour, place_rows
-from lora_graph.inspect.layout_rows import Grid, grid_of, nets_of
+from lora_graph.inspect.layout_rows import Grid, Ports, grid_of, nets_of
 from lora_graph.inspect.layout_wires import Placed, Points, Wiring
 from lora_graph.inspect.scene import Scene
 from lora_graph.inspect.scene_text import Caption, caption, width_of
@@ -46,8 +46,8 @@ class Layout:
     nodes: Boxes
     areas: Boxes
     """The blocks, opened."""
-    folded: list[tuple[int, int]]
-    """Width and height of each block when it is folded."""
+    folded: Boxes
+    """The blocks, folded: at the top of the area, in the middle between the wires that come in and those that go out."""
     points: Points
     ends: list[int]
 
@@ -65,7 +65,7 @@ class _Layout:
         self.nets = nets_of(scene, nesting)
         self.loose = {node.id for node in scene.nodes if node.kind in LEAVES}
         self.captions = [caption(node) for node in scene.nodes]
-        self.folded = [_folded(block) for block in self.blocks]
+        self.least = [_folded_size(block) for block in self.blocks]
         self.w = [c.width for c in self.captions] + [0] * len(self.blocks)
         self.h = [c.height for c in self.captions] + [0] * len(self.blocks)
         self.x = [0] * (self.size + len(self.blocks))
@@ -74,9 +74,7 @@ class _Layout:
         self.centres: list[list[int]] = []
         self.tops: list[list[int]] = []
         self.heights: list[list[int]] = []
-        self.enters: list[dict[int, int]] = [{} for _ in self.blocks]
-        """Of each block, how far from its left a wire from some node enters."""
-        self.exits: list[dict[int, int]] = [{} for _ in self.blocks]
+        self.ports = Ports(self.size, self.w, [{} for _ in self.blocks], [{} for _ in self.blocks])
 
     def run(self) -> Layout:
         count = len(self.blocks)
@@ -89,29 +87,28 @@ class _Layout:
         points, ends = self._wires()
         areas = Boxes(self.x[self.size :], self.y[self.size :], self.w[self.size :], self.h[self.size :])
         nodes = Boxes(self.x[: self.size], self.y[: self.size], self.w[: self.size], self.h[: self.size])
-        return Layout(self.scene, self.captions, self.blocks, self.block_of, nodes, areas, self.folded, points, ends)
+        return Layout(self.scene, self.captions, self.blocks, self.block_of, nodes, areas, self._folded(), points, ends)
 
     def _size_block(self, block: int) -> None:
         """Rows and columns of one block, its items being sized; then its own size."""
-        grid = self.grids[block] = grid_of(self.blocks[block].items, self.nets[block], self.scene)
+        grid = self.grids[block] = grid_of(self.blocks[block].items, self.nets[block], self.scene, self.ports)
         half = [self.w[item] / 2 if item >= 0 else 0.0 for item in grid.items]
         gap = [float(GAP_X) if item >= 0 else 2.0 * WIRE for item in grid.items]
         uppers: list[list[Neighbour]] = [[] for _ in grid.items]
         lowers: list[list[Neighbour]] = [[] for _ in grid.items]
-        for upper, lower, node in grid.links:
-            shift = self._port(grid.items[upper], self.exits, node) - self._port(grid.items[lower], self.enters, node)
+        for upper, lower, node, out, into in grid.links:
             is_lane = grid.items[upper] < 0 and grid.items[lower] < 0
             weight = FAINT if node in self.loose else STRAIGHT if is_lane else 1.0
-            uppers[lower].append((upper, shift, weight))
-            lowers[upper].append((lower, -shift, weight))
+            uppers[lower].append((upper, out - into, weight))
+            lowers[upper].append((lower, into - out, weight))
         x = place_rows(grid.rows, half, gap, uppers, lowers)
         left = min((x[cell] - half[cell] for cell in range(len(x))), default=0.0) - PAD
         right = max((x[cell] + half[cell] for cell in range(len(x))), default=0.0) + PAD
         item = self.size + block
-        least_w, least_h = self.folded[block]
-        self.w[item] = max(round(right - left), least_w)
+        least_w, least_h = self.least[block]
+        self.w[item] = max(2 * ceil((right - left) / 2), least_w)
         left -= (self.w[item] - (right - left)) / 2
-        self.centres[block] = [round(at - left) for at in x]
+        self.centres[block] = [floor(at - left + 0.501) for at in x]  # what is nearly equal becomes equal
         sizes = [*self.h, 0]  # which is what a cell that is no item, number -1, has
         heights = [max([sizes[grid.items[cell]] for cell in row], default=0) for row in grid.rows[1:-1]]
         top, tops = HEADER + GAP_Y // 2, []
@@ -122,13 +119,9 @@ class _Layout:
         self.h[item] = max(top - GAP_Y // 2, least_h)
         for node, net in self.nets[block].items():
             if net.source < 0:
-                self.enters[block][node] = self.centres[block][net.cells[0]]
+                self.ports.enters[block][node] = self.centres[block][net.cells[0]]
             if net.leaves:
-                self.exits[block][node] = self.centres[block][net.exit]
-
-    def _port(self, item: int, ports: Sequence[dict[int, int]], node: int) -> float:
-        """How far right of the centre of an item the wire from ``node`` meets it."""
-        return ports[item - self.size][node] - self.w[item] / 2 if item >= self.size else 0.0
+                self.ports.exits[block][node] = self.centres[block][net.exit]
 
     def _put_items(self, block: int) -> None:
         """The places of the items of a block whose own is known."""
@@ -140,13 +133,25 @@ class _Layout:
             if item < self.size and self.scene.nodes[item].kind in LEAVES:
                 self.y[item] += self.heights[block][row] - self.h[item]
 
+    def _folded(self) -> Boxes:
+        found = Boxes()
+        for block, (width, height) in enumerate(self.least):
+            sides = [list(ports[block].values()) for ports in (self.ports.enters, self.ports.exits)]
+            means = [sum(places) / len(places) for places in sides if places] or [self.w[self.size + block] / 2]
+            left = round(sum(means) / len(means)) - width // 2
+            found.x.append(self.x[self.size + block] + min(max(left, 0), self.w[self.size + block] - width))
+            found.y.append(self.y[self.size + block])
+            found.w.append(width)
+            found.h.append(height)
+        return found
+
     def _wires(self) -> tuple[Points, list[int]]:
         bottoms = [y + h for y, h in zip(self.y, self.h, strict=True)]
-        wiring = Wiring(self.size, bottoms, self.enters, self.exits)
+        wiring = Wiring(self.size, bottoms, self.ports)
         for block in range(len(self.blocks)):
             left, top = self.x[self.size + block], self.y[self.size + block]
             enters, exits = (
-                {node: left + x for node, x in ports[block].items()} for ports in (self.enters, self.exits)
+                {node: left + x for node, x in ports[block].items()} for ports in (self.ports.enters, self.ports.exits)
             )
             wiring.open(block, top, enters, exits)
         for block, grid in enumerate(self.grids):
@@ -157,5 +162,5 @@ class _Layout:
         return wiring.points, [wiring.ends[source, target] for source, target, _ in self.scene.edges]
 
 
-def _folded(block: Block) -> tuple[int, int]:
+def _folded_size(block: Block) -> tuple[int, int]:
     return max(width_of(block.label, 7.2), 60) + 28, 40

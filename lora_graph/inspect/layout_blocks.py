@@ -25,6 +25,8 @@ class Block:
     items: list[int] = field(default_factory=list)
     count: int = 0
     """Nodes inside, at any depth; leaves are not counted."""
+    adapters: int = 0
+    """Those of them that belong to adapters."""
 
 
 @dataclass
@@ -48,6 +50,7 @@ class _Nesting:
     def __init__(self, scene: Scene) -> None:
         self.size = len(scene.nodes)
         self.is_leaf = [node.kind in LEAVES for node in scene.nodes]
+        self.is_adapter = [node.is_adapter for node in scene.nodes]
         self.paths = [tuple(node.module.split(".")) if node.module else () for node in scene.nodes]
         self.users: list[list[int]] = [[] for _ in scene.nodes]
         for source, target, _ in scene.edges:
@@ -73,7 +76,7 @@ class _Nesting:
     def _fill(self, block: int, nodes: list[int], depth: int) -> list[tuple[int, list[int], int]]:
         """The items of a block whose path has ``depth`` parts, and the blocks among them, still to be filled."""
         mine = self.blocks[block]
-        mine.count = len(nodes)
+        mine.count, mine.adapters = len(nodes), sum([self.is_adapter[node] for node in nodes])
         if all(len(self.paths[node]) <= depth for node in nodes):
             mine.items = nodes
             for node in nodes:

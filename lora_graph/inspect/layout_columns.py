@@ -30,7 +30,7 @@ def place_rows(
         for cell in row:
             x[cell] -= shift
     both = [[*up, *down] for up, down in zip(uppers, lowers, strict=True)]
-    for near, order in ((uppers, 1), (lowers, -1), (uppers, 1), (both, -1), (both, 1)):
+    for near, order in ((uppers, 1), (lowers, -1), (uppers, 1), (lowers, -1), (both, 1), (uppers, 1)):
         for row in rows[::order]:
             if row:
                 _settle(row, x, half, gap, near)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from lora_graph.inspect.layout_blocks import Nesting
 from lora_graph.inspect.scene import Scene
@@ -34,7 +35,7 @@ class Net:
 class Grid:
     """The rows of one block. A cell is an item, a lane, or a place where a wire enters (first row) or leaves (last).
 
-    ``items`` tells for each cell the item, -1 for others; ``links`` are (upper cell, lower cell, node it comes from).
+    ``items`` tells for each cell the item, -1 for others.
     """
 
     nets: dict[int, Net]
@@ -42,7 +43,37 @@ class Grid:
     row_of: list[int] = field(default_factory=list)
     cell_of: dict[int, int] = field(default_factory=dict)
     rows: list[list[int]] = field(default_factory=list)
-    links: list[tuple[int, int, int]] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
+
+
+class Link(NamedTuple):
+    """A piece of a wire: the cells it goes from and to, and how far right of their middles it meets them."""
+
+    upper: int
+    lower: int
+    node: int
+    """Where the wire comes from."""
+    out: float
+    into: float
+
+
+@dataclass
+class Ports:
+    """Where wires meet items: nodes in their middle; blocks, numbered after ``size`` nodes, at places of their own."""
+
+    size: int
+    widths: list[int]
+    enters: list[dict[int, int]]
+    """Of each block, how far from its left a wire from some node enters."""
+    exits: list[dict[int, int]]
+
+    def out(self, item: int, node: int) -> float:
+        """How far right of the middle of ``item`` the wire from ``node`` leaves it; an item -1 is a lane."""
+        return self.exits[item - self.size][node] - self.widths[item] / 2 if item >= self.size else 0.0
+
+    def into(self, item: int, node: int) -> float:
+        """The same where it comes in."""
+        return self.enters[item - self.size][node] - self.widths[item] / 2 if item >= self.size else 0.0
 
 
 def nets_of(scene: Scene, nesting: Nesting) -> list[dict[int, Net]]:
@@ -70,8 +101,8 @@ def _add(net: Net, target: int) -> None:
         net.targets.append(target)
 
 
-def grid_of(items: Sequence[int], nets: dict[int, Net], scene: Scene) -> Grid:
-    """The rows of a block, with every cell in its order; ``items`` are in topological order."""
+def grid_of(items: Sequence[int], nets: dict[int, Net], scene: Scene, ports: Ports) -> Grid:
+    """The rows of a block, with every cell in its order; ``items`` are in topological order, the blocks done."""
     for net in nets.values():
         net.targets = list(dict.fromkeys(net.targets))
     row, last = _rows(items, nets, scene)
@@ -81,8 +112,8 @@ def grid_of(items: Sequence[int], nets: dict[int, Net], scene: Scene) -> Grid:
         grid.cell_of[item] = _cell(grid, item, row[item] + 1)
     with_lanes = _with_lanes(nets, row, last, LANES * len(items) + FEW)
     for node, net in nets.items():
-        _string(grid, node, net, row, last, node in with_lanes)
-    _order(grid)
+        _string(grid, node, net, last, node in with_lanes, ports)
+    _order(grid, ports)
     return grid
 
 
@@ -135,32 +166,40 @@ def _cell(grid: Grid, item: int, row: int) -> int:
     return cell
 
 
-def _string(grid: Grid, node: int, net: Net, row: dict[int, int], last: int, has_lane: bool) -> None:
-    """The cells of a net and the links between them; rows of the grid are one more than those of items."""
+def _string(grid: Grid, node: int, net: Net, last: int, has_lane: bool, ports: Ports) -> None:
+    """The cells of a net and the links between them; the first row of items is row 1 of the grid."""
     cell = grid.cell_of[net.source] if net.source >= 0 else _cell(grid, -1, 0)
     net.cells = [cell]
     start = grid.row_of[cell]
-    ends = sorted((row[target] + 1, target) for target in net.targets)
+    ends = sorted((grid.row_of[grid.cell_of[target]], target) for target in net.targets)
     end = last + 2 if net.leaves else ends[-1][0]
     if has_lane:
         for at in range(start + 1, end):
             lane = _cell(grid, -1, at)
-            grid.links.append((net.cells[-1], lane, node))
+            grid.links.append(_link(grid, net.cells[-1], lane, node, ports))
             net.cells.append(lane)
     for at, target in ends:
-        grid.links.append((net.cells[at - start - 1] if has_lane else cell, grid.cell_of[target], node))
+        upper = net.cells[at - start - 1] if has_lane else cell
+        grid.links.append(_link(grid, upper, grid.cell_of[target], node, ports))
     if net.leaves:
         net.exit = _cell(grid, -1, last + 2)
-        grid.links.append((net.cells[-1], net.exit, node))
+        grid.links.append(_link(grid, net.cells[-1], net.exit, node, ports))
 
 
-def _order(grid: Grid) -> None:
-    """Barycentre sweeps, down and up: each cell goes to the mean place of its neighbours in the row before."""
-    uppers: list[list[int]] = [[] for _ in grid.items]
-    lowers: list[list[int]] = [[] for _ in grid.items]
-    for upper, lower, _ in grid.links:
-        uppers[lower].append(upper)
-        lowers[upper].append(lower)
+def _link(grid: Grid, upper: int, lower: int, node: int, ports: Ports) -> Link:
+    return Link(upper, lower, node, ports.out(grid.items[upper], node), ports.into(grid.items[lower], node))
+
+
+def _order(grid: Grid, ports: Ports) -> None:
+    """Barycentre sweeps, down and up: each cell goes to the mean place of its neighbours in the row before.
+
+    A block is met at its ports, whose order counts as well.
+    """
+    uppers: list[list[tuple[int, float]]] = [[] for _ in grid.items]
+    lowers: list[list[tuple[int, float]]] = [[] for _ in grid.items]
+    for upper, lower, _, out, into in grid.links:
+        uppers[lower].append((upper, _share(grid, upper, out, ports)))
+        lowers[upper].append((lower, _share(grid, lower, into, ports)))
     place = [0.0] * len(grid.items)
     for row in grid.rows:
         _number(row, place)
@@ -172,9 +211,15 @@ def _order(grid: Grid) -> None:
                 wanted = {}
                 for cell in row:
                     others = near[cell] or far[cell]
-                    wanted[cell] = sum([place[other] for other in others]) / len(others) if others else place[cell]
+                    total = sum([place[other] + share for other, share in others])
+                    wanted[cell] = total / len(others) if others else place[cell]
                 row.sort(key=wanted.__getitem__)
                 _number(row, place)
+
+
+def _share(grid: Grid, cell: int, offset: float, ports: Ports) -> float:
+    """A distance from the middle of a cell as one between places in its row."""
+    return offset / (ports.widths[grid.items[cell]] * (len(grid.rows[grid.row_of[cell]]) + 1)) if offset else 0.0
 
 
 def _number(row: list[int], place: list[float]) -> None:

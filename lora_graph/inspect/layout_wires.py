@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lora_graph.inspect.layout_rows import Grid, Net
+from lora_graph.inspect.layout_rows import Grid, Net, Ports
 
 
 @dataclass
@@ -41,13 +41,11 @@ class Placed:
 class Wiring:
     """``size`` nodes, numbered before blocks; ``bottoms`` tells where each node and block ends."""
 
-    def __init__(
-        self, size: int, bottoms: Sequence[int], enters: Sequence[dict[int, int]], exits: Sequence[dict[int, int]]
-    ):
+    def __init__(self, size: int, bottoms: Sequence[int], ports: Ports) -> None:
         self.size, self.bottoms = size, bottoms
         self.points = Points()
-        self.enters = [dict.fromkeys(ports, -1) for ports in enters]
-        self.exits = [dict.fromkeys(ports, -1) for ports in exits]
+        self.enters = [dict.fromkeys(places, -1) for places in ports.enters]
+        self.exits = [dict.fromkeys(places, -1) for places in ports.exits]
         self.ends: dict[tuple[int, int], int] = {}
         """The last point on the way from a node to another."""
 

@@ -74,6 +74,19 @@ class Scene:
     metrics: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     marks: Mapping[int, str] = field(default_factory=dict)
 
+    def only(self, stage: int) -> Scene:
+        """The scene with nothing but one of its stages; nodes get new numbers, and tell no sources."""
+        if len(self.stages) == 1:
+            return self
+        kept = self.stages[stage]
+        new = {old: number for number, old in enumerate(sorted(kept.nodes))}
+        edges = tuple(Edge(new[s], new[t], operand) for s, t, operand in (self.edges[e] for e in sorted(kept.edges)))
+        chosen = [replace(self.nodes[old], id=number, sources=()) for old, number in new.items()]
+        nodes = with_modules_of_leaves(chosen, edges)
+        alone = Stage(kept.name, frozenset(new.values()), frozenset(range(len(edges))))
+        metrics = {name: {new[o]: number for o, number in of.items() if o in new} for name, of in self.metrics.items()}
+        return Scene(self.name, nodes, edges, (alone,), metrics, {new[o]: m for o, m in self.marks.items() if o in new})
+
 
 def scene_of(
     graph: Graph,

@@ -83,12 +83,14 @@ def _blocks(layout: Layout, texts: _Texts) -> dict[str, list[int]]:
         "parent": [block.parent for block in blocks],
         "depth": [block.depth for block in blocks],
         "count": [block.count for block in blocks],
+        "adapters": [block.adapters for block in blocks],
         "x": areas.x,
         "y": areas.y,
         "w": areas.w,
         "h": areas.h,
-        "cw": [width for width, _ in layout.folded],
-        "ch": [height for _, height in layout.folded],
+        "cx": layout.folded.x,
+        "cw": layout.folded.w,
+        "ch": layout.folded.h,
     }
 
 

@@ -28,7 +28,8 @@ def caption(node: Node) -> Caption:
     """An op says its name and its type, a leaf what it is called."""
     if node.kind == "constant":
         return _small(node.label)
-    return _large(node.op if node.kind == "op" else within(node.label, node.module), node.type)
+    name = node.op if node.kind == "op" else within(node.label, node.module)
+    return _large(f"result {node.attributes['index']}" if node.op == "Project" else name, node.type)
 
 
 @lru_cache(maxsize=4096)
@@ -52,23 +53,32 @@ def within(label: str, module: str) -> str:
 def shape_of(written: str) -> str:
     """The dimensions of a type, float32[batch, 8] → batch × 8; with the element type unless that is float32."""
     if written.startswith("("):
-        return "; ".join(map(shape_of, written.strip("()").split("; ")))
+        return f"{written.count('; ') + 1} results"
     dtype, found, inner = written.partition("[")
     shape = inner.removesuffix("]").replace(", ", " × ") if found else ""
     return shape or "scalar" if dtype == "float32" else f"{dtype} {shape}".strip()
 
 
 def shorten(text: str, most: int = LONGEST) -> str:
-    """``text`` without characters that do not show or turn the direction, its middle left out where it is too long."""
-    clean = "".join([c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in text[: 4 * most]])
+    """``text`` with only characters that show, its middle left out where it is longer than ``most``."""
     if len(text) <= most:
-        return clean
+        return _shown(text)
     half = (most - 1) // 2
-    end = "".join([c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in text[-half:]])
-    return f"{clean[: most - 1 - half]}…{end}"
+    return f"{_shown(text[: most - 1 - half])}…{_shown(text[-half:])}"
+
+
+def visible(text: str) -> str:
+    """``text`` to be read in full: only characters that show, and no more than fit a screen."""
+    return shorten(text, 300)
+
+
+@lru_cache(maxsize=4096)
+def _shown(text: str) -> str:
+    """Characters that do not show, or that turn the direction of others, exchanged for one that tells there was one."""
+    return "".join([c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in text])
 
 
 def width_of(text: str, pixels: float) -> int:
-    """How wide a line is, in pixels, when a character takes ``pixels``; wide ones take twice that."""
+    """How wide a line is, in whole pairs of pixels, when a character takes ``pixels``; wide ones take twice that."""
     count = sum([2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text])
-    return round(count * pixels)
+    return 2 * round(count * pixels / 2)

@@ -248,7 +248,7 @@ def test_without_adapters_nothing_is_an_adapters() -> None:
         ("float32[]", "scalar"),
         ("int64[2]", "int64 2"),
         ("bool[]", "bool"),
-        ("(float32[2, 3]; int64[])", "2 × 3; int64"),
+        ("(float32[2, 3]; int64[])", "2 results"),
         ("float32[batch*time, (h - 1)//2 + 1]", "batch*time × (h - 1)//2 + 1"),
     ],
 )
