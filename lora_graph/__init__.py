@@ -14,7 +14,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lora_graph import ops
+from lora_graph import display, ops
 from lora_graph.errors import LoadError, MergeError, TrainingError
 from lora_graph.ir import Graph, TensorType, Value, dim, parse, tensor
 from lora_graph.version import __version__
@@ -87,6 +87,9 @@ _HOMES = {
 }
 _LATER = {name: f"lora_graph.{home}" for home, names in _HOMES.items() for name in names.split()}
 """Names whose modules are imported when they are first used: importing the package costs little more than NumPy."""
+
+
+display.drawn_by("lora_graph.inspect.notebook")
 
 
 def __getattr__(name: str) -> Any:

@@ -47,7 +47,7 @@ class Layout:
     areas: Boxes
     """The blocks, opened."""
     folded: Boxes
-    """The blocks, folded: at the top of the area, in the middle between the wires that come in and those that go out."""
+    """The blocks, folded: at the top of the area, between the wires that come in and those that go out."""
     points: Points
     ends: list[int]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lora_graph.display import Shown
+
 UNKNOWN = "where it begins could not be found"
 
 
@@ -57,7 +59,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class CheckReport:
+class CheckReport(Shown):
     """Everything :func:`lora_graph.check` found; ``ok`` if all is within tolerance and no finding is an error."""
 
     model: str

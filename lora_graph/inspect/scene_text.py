@@ -72,6 +72,11 @@ def visible(text: str) -> str:
     return shorten(text, 300)
 
 
+def plain(text: str) -> str:
+    """``text`` in lines, with only characters that show."""
+    return "\n".join(map(_shown, text.split("\n")))
+
+
 @lru_cache(maxsize=4096)
 def _shown(text: str) -> str:
     """Characters that do not show, or that turn the direction of others, exchanged for one that tells there was one."""

@@ -70,9 +70,19 @@ def svg(scene: Scene | Layout, *, stage: int | str = -1, depth: int | None = Non
         layout, number = scene, _stage(scene.scene, stage)
     else:
         layout, number = lay_out(scene.only(_stage(scene, stage))), 0
-    hidden = [] if constants else [node.id for node in layout.scene.nodes if node.kind == "constant"]
+    hidden = [] if constants else _constants(layout)
     view = fold(layout, stage=number, folded=folded_below(layout, depth), hidden=hidden)
     return _Drawing(layout, view).text()
+
+
+def boxes_at(layout: Layout, depth: int) -> int:
+    """How many boxes are drawn when modules inside ``depth`` others are folded, constants left out."""
+    view = fold(layout, folded=folded_below(layout, depth), hidden=_constants(layout))
+    return len(view.nodes) + len(view.folded)
+
+
+def _constants(layout: Layout) -> list[int]:
+    return [node.id for node in layout.scene.nodes if node.kind == "constant"]
 
 
 def _stage(scene: Scene, stage: int | str) -> int:

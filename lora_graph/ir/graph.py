@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from lora_graph.display import Shown
 from lora_graph.ir import dims
 from lora_graph.ir.dims import Dim
 from lora_graph.ir.leaves import Input, Parameter
@@ -24,7 +25,7 @@ class Note:
 
 
 @dataclass(frozen=True, eq=False)
-class Graph:
+class Graph(Shown):
     """A pure function of its inputs and of a state: ``outputs`` and every Value they depend on.
 
     ``inputs`` is kept in order and may name inputs that no output uses. ``notes`` is the side table. A graph owns no

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_graph import checks
+from lora_graph.display import Shown
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.types import Array, TensorType
 from lora_graph.ir.value import Value
@@ -23,7 +24,7 @@ from lora_graph.layers.weights import WeightReport, load_into, save_weights
 L = TypeVar("L", bound="Layer")
 
 
-class Layer(Parameters, Interface):
+class Layer(Parameters, Interface, Shown):
     """A function with parameters, described by the graph that ``build`` makes.
 
     A subclass declares parameters with :meth:`add_parameter`, children with :meth:`add_child`, and implements

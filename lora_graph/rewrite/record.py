@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lora_graph.display import Shown
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.value import Value
 
@@ -36,7 +37,7 @@ class PassRecord:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Shown):
     """What a pipeline did, pass by pass."""
 
     passes: tuple[PassRecord, ...]

@@ -1,0 +1,57 @@
+"""Models as pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from lora_graph.files import atomic_write
+from lora_graph.inspect.cost import Costs, details, metrics
+from lora_graph.inspect.inspected import Inspected
+from lora_graph.inspect.layout import Layout, lay_out
+from lora_graph.inspect.scene import Scene, scene_of
+from lora_graph.inspect.svg import boxes_at, svg
+from lora_graph.ir.value import Value
+from lora_graph.rewrite.pipeline import optimize_graph
+
+MOST_BOXES = 300
+"""Boxes in a picture that is to be taken in at a glance; modules are folded until there are no more."""
+
+
+def model_scene(model: Inspected, preset: str | None = None) -> Scene:
+    """What ``model`` computes with what each node costs, and how the passes of ``preset`` change it."""
+    costs = Costs(model.graph, model.binding)
+    report = optimize_graph(model.graph, preset).report if preset else None
+    said: Mapping[Value, Mapping[str, str]] = details(costs)
+    return scene_of(model.graph, report=report, metrics=metrics(costs), details=said, adapters=model.adapters)
+
+
+def picture(model: Inspected, *, preset: str | None = None, depth: int | None = None, constants: bool = False) -> str:
+    """``model``, after the passes of ``preset`` if one is given, as the text of an SVG image.
+
+    Modules inside ``depth`` others are folded; where ``depth`` is None, so many that the picture stays readable.
+    """
+    scene = model_scene(model, preset)
+    layout = lay_out(scene.only(len(scene.stages) - 1))
+    return svg(layout, depth=readable_depth(layout) if depth is None else depth, constants=constants)
+
+
+def write_picture(
+    path: str | os.PathLike[str],
+    model: Inspected,
+    *,
+    preset: str | None = None,
+    depth: int | None = None,
+    constants: bool = False,
+) -> None:
+    """:func:`picture` in a file, which is written as a whole or not at all."""
+    text = picture(model, preset=preset, depth=depth, constants=constants)
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def readable_depth(layout: Layout, most: int = MOST_BOXES) -> int | None:
+    """The largest depth with no more than ``most`` boxes, None if that is everything; 0 if there always are more."""
+    deepest = max(block.depth for block in layout.blocks)
+    fitting = [depth for depth in range(deepest + 1) if boxes_at(layout, depth) <= most]
+    return None if deepest in fitting else max(fitting, default=0)
