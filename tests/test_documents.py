@@ -15,7 +15,10 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.parametrize(
     "document",
-    ["README.md", "docs/guide.md", "docs/interop.md", "docs/deploy.md", "docs/check.md", "docs/profile.md"],
+    [
+        *("README.md", "docs/guide.md", "docs/interop.md", "docs/deploy.md", "docs/check.md", "docs/inspect.md"),
+        "docs/profile.md",
+    ],
 )
 def test_the_snippets_of_a_document_run_one_after_the_other(document: str, tmp_path: Path) -> None:
     snippets = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)

@@ -266,6 +266,7 @@ def inject(ctx: Context, x: Given, y: Given, changes: Mapping[Value, Sequence[Ch
                     beside.append(change)
                     source = use.source
         built = _scaled(value, operands, beside)
+        ctx.carry(value, built)
         for change in beside:
             built = built + change.delta(operands[source])
         ctx.carry(value, built)

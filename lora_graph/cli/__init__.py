@@ -11,6 +11,7 @@ import click
 from lora_graph.cli.checking import check
 from lora_graph.cli.commands import demo, export, run
 from lora_graph.cli.importing import import_adapter
+from lora_graph.cli.inspecting import inspect
 from lora_graph.cli.profiling import profile
 from lora_graph.cli.training import adapt, merge, train
 from lora_graph.errors import MergeError, TrainingError
@@ -75,5 +76,5 @@ def main(debug: bool) -> None:
     """Put LoRA-family adapters on layers, train them, merge them, and ship them as ONNX."""
 
 
-for command in (demo, adapt, import_adapter, train, merge, export, run, check, profile):
+for command in (demo, adapt, import_adapter, train, merge, export, run, check, inspect, profile):
     main.add_command(command)

@@ -129,7 +129,7 @@ def print_report(report: CheckReport, model: str) -> None:
 
 
 def sizes_of(texts: tuple[str, ...]) -> dict[str, int]:
-    """What ``--size NAME=N`` says."""
+    """The sizes that ``NAME=N`` say, by name; ValueError for anything else."""
     found = {}
     for text in texts:
         name, _, number = text.rpartition("=")

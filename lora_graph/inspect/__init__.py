@@ -1,10 +1,20 @@
-"""Looking into models and files: does a model compute the same wherever it runs, does an adapter file fit,
-where does the time go."""
+"""Looking into models and files: what is in a model, where its time goes, does it compute the same wherever it runs."""
 
 from lora_graph.inspect.compare import check
 from lora_graph.inspect.lint import lint_adapter
 from lora_graph.inspect.profile_model import profile
 from lora_graph.inspect.profile_report import ProfileReport
 from lora_graph.inspect.report import CheckReport, Comparison, Finding
+from lora_graph.inspect.summary import Summary, summarize
 
-__all__ = ["CheckReport", "Comparison", "Finding", "ProfileReport", "check", "lint_adapter", "profile"]
+__all__ = [
+    "CheckReport",
+    "Comparison",
+    "Finding",
+    "ProfileReport",
+    "Summary",
+    "check",
+    "lint_adapter",
+    "profile",
+    "summarize",
+]

@@ -18,7 +18,7 @@ from lora_graph.inspect.engines import input_types
 from lora_graph.inspect.sizes import OTHER_SIZE, binding_of, names_of
 from lora_graph.ir import dims
 from lora_graph.ir.graph import Graph
-from lora_graph.ir.types import Array, TensorType
+from lora_graph.ir.types import Array, TensorType, TupleType
 from lora_graph.layers.imported import ADAPTERS, ImportedLayer, read_adapters
 from lora_graph.layers.layer import Layer
 from lora_graph.onnx.forms.describe import describe_adapters
@@ -135,4 +135,5 @@ def _cut(op: SliceTo, x: TensorType, binding: dict[str, int], given: Mapping[str
 
 
 def _names(graph: Graph) -> set[str]:
-    return names_of(value.type for value in graph.values if isinstance(value.result_type, TensorType))
+    kinds = (value.result_type for value in graph.values)
+    return names_of(item for kind in kinds for item in (kind.items if isinstance(kind, TupleType) else (kind,)))
