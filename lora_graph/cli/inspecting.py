@@ -15,7 +15,7 @@ from lora_graph.cli.commands import AS_JSON, MODEL
 if TYPE_CHECKING:
     from lora_graph.inspect.inspected import Inspected
 
-PRESETS = ("train", "inference", "export", "prepare", "finish", "merge", "deploy")
+PRESETS = ("train", "train-onnx", "inference", "export", "prepare", "finish", "merge", "deploy")
 """Named here so that ``--help`` need not import them."""
 
 

@@ -144,6 +144,7 @@ ROWS: list[tuple[Value, int]] = [
     (applied(op("EyeLike", np.dtype("float32")), "3 3"), 0),
     (applied(op("Trilu"), "3 3"), 0),
     (applied(op("StopGradient"), "3 3"), 0),
+    (applied(op("After"), "3 3", "2"), 0),
     # what computes nothing
     (leaf(0, "2 3"), 0),
     (apply(Parameter("w", tensor("float32", (2, 3)))), 0),
