@@ -15,8 +15,8 @@ from lora_graph.inspect.statistics import Values
 from lora_graph.inspect.summary import Summary, mix
 from lora_graph.rewrite.record import Report
 
-MOST_OPS, MOST_OF_MODULE = 12, 4
-"""Kinds of ops in the line about all of them, and in that of a module."""
+MOST_PORTS, MOST_OPS, MOST_OF_MODULE = 8, 12, 4
+"""Inputs, outputs, and kinds of ops in the line about all of them, and in that of a module."""
 LEAST_NAME, LEAST_FREE = 24, 10
 """Columns that names and the last text of a line keep when a table is wider than the terminal."""
 
@@ -70,7 +70,9 @@ def _facts(summary: Summary) -> Iterable[tuple[str, str]]:
     counts, cost = summary.parameters, summary.cost
     yield "model", summary.model + (f" (opset {summary.opset})" if summary.opset else "")
     for what, types in (("inputs", summary.inputs), ("outputs", summary.outputs)):
-        yield what, "; ".join(f"{name}: {kind}" for name, kind in types.items()) or "none"
+        listed = [f"{name}: {kind}" for name, kind in types.items()]
+        rest = [f"and {len(listed) - MOST_PORTS} more"] if len(listed) > MOST_PORTS else []
+        yield what, "; ".join([*listed[:MOST_PORTS], *rest]) or "none"
     yield "ops", f"{sum(summary.ops.values()):,}: {mix(summary.ops, MOST_OPS)}"
     share = f" ({counts.trainable / counts.total:.2%})" if counts.trainable else ""
     apart = f", {counts.adapter:,} of adapters" if counts.adapter else ""

@@ -63,7 +63,7 @@ class Costs:
     @cached_property
     def of(self) -> dict[Value, Cost]:
         """The cost of each Value that is computed, views with none included."""
-        return {value: self._cost(value) for value in self.graph.values if value.operands}
+        return {value: self.cost(value) for value in self.graph.values if value.operands}
 
     @cached_property
     def total(self) -> Cost:
@@ -125,7 +125,8 @@ class Costs:
             size = self._sizes[shape] = dims.evaluate(dims.product(shape), self.binding)
         return size
 
-    def _cost(self, value: Value) -> Cost:
+    def cost(self, value: Value) -> Cost:
+        """What ``value`` costs, which may be one that a pass made of those of the graph."""
         if not self._owns(value):
             return Cost()
         written = self.nbytes(value.result_type)
@@ -155,17 +156,17 @@ class Costs:
         return bool(value.operands) and not value.op.view and not isinstance(value.op, Project)
 
 
-def metrics(costs: Costs) -> dict[str, dict[Value, float]]:
+def metrics(costs: Mapping[Value, Cost]) -> dict[str, dict[Value, float]]:
     """Numbers to colour a drawing by: ``flops`` and ``bytes`` of each Value that has any."""
     return {
-        "flops": {value: cost.flops for value, cost in costs.of.items() if cost.flops},
-        "bytes": {value: cost.bytes for value, cost in costs.of.items() if cost.bytes},
+        "flops": {value: cost.flops for value, cost in costs.items() if cost.flops},
+        "bytes": {value: cost.bytes for value, cost in costs.items() if cost.bytes},
     }
 
 
-def details(costs: Costs) -> dict[Value, dict[str, str]]:
+def details(costs: Mapping[Value, Cost]) -> dict[Value, dict[str, str]]:
     """What to say about each Value that costs anything: operations, bytes and operations a byte, in words."""
-    return {value: described(cost) for value, cost in costs.of.items() if cost.flops or cost.bytes}
+    return {value: described(cost) for value, cost in costs.items() if cost.flops or cost.bytes}
 
 
 def described(cost: Cost) -> dict[str, str]:

@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping
 
 from lora_graph.files import atomic_write
-from lora_graph.inspect.cost import Costs, details, metrics
+from lora_graph.inspect.cost import Cost, Costs, details, metrics
 from lora_graph.inspect.inspected import Inspected
 from lora_graph.inspect.layout import Layout, lay_out
 from lora_graph.inspect.scene import Scene, scene_of
 from lora_graph.inspect.svg import boxes_at, svg
 from lora_graph.ir.value import Value
 from lora_graph.rewrite.pipeline import optimize_graph
+from lora_graph.rewrite.record import Report
 
 MOST_BOXES = 300
 """Boxes in a picture that is to be taken in at a glance; modules are folded until there are no more."""
@@ -20,10 +21,17 @@ MOST_BOXES = 300
 
 def model_scene(model: Inspected, preset: str | None = None) -> Scene:
     """What ``model`` computes with what each node costs, and how the passes of ``preset`` change it."""
-    costs = Costs(model.graph, model.binding)
     report = optimize_graph(model.graph, preset).report if preset else None
+    costs = costs_of(model, report)
     said: Mapping[Value, Mapping[str, str]] = details(costs)
     return scene_of(model.graph, report=report, metrics=metrics(costs), details=said, adapters=model.adapters)
+
+
+def costs_of(model: Inspected, report: Report | None = None) -> dict[Value, Cost]:
+    """What each Value costs, those included that the passes of ``report`` made."""
+    costs = Costs(model.graph, model.binding)
+    made = (value for step in (report.passes if report else ()) for value in step.after.values if value.operands)
+    return costs.of | {value: costs.cost(value) for value in dict.fromkeys(made) if value not in costs.of}
 
 
 def picture(model: Inspected, *, preset: str | None = None, depth: int | None = None, constants: bool = False) -> str:

@@ -82,6 +82,27 @@ def values_of(model: Inspected) -> Values:
     return Values(weights, changes, apart)
 
 
+def details(values: Values, graph: Graph) -> dict[Value, dict[str, str]]:
+    """What to say about each parameter of ``graph``: its statistics, and what adapters change it by, in words."""
+    found = {graph.parameters[weights.name]: _described(weights) for weights in values.weights}
+    for change in values.changes:
+        rank = f"effective rank {change.effective_rank}, {change.entropy_rank:.1f} by entropy"
+        found[graph.parameters[change.weight]]["ΔW"] = f"{rank}; norm {change.norm:.3g}, {change.relative:.1%} of ‖W‖"
+    return found
+
+
+def _described(weights: Weights) -> dict[str, str]:
+    words = {}
+    if weights.minimum is not None:
+        words["range"] = f"{weights.minimum:.3g} … {weights.maximum:.3g}"
+        words["mean ± std"] = f"{weights.mean:.3g} ± {weights.std:.3g}"
+    if weights.zeros:
+        words["zeros"] = f"{weights.zeros / weights.size:.1%}"
+    if weights.nonfinite:
+        words["not finite"] = f"{weights.nonfinite:,}"
+    return words
+
+
 def _statistics(name: str, array: Array) -> Weights:
     wide = array.astype(np.float64)
     kept = wide[np.isfinite(wide)]

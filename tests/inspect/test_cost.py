@@ -10,9 +10,11 @@ import pytest
 
 import lora_graph as lg
 from lora_graph.inspect.cost import Cost, Costs, amount, details, metrics, nbytes
+from lora_graph.inspect.drawing import costs_of as costs_through
 from lora_graph.inspect.inspected import Inspected
 from lora_graph.interpret.plan import Plan
 from lora_graph.ir import Graph, Value, input, parameter  # noqa: A004
+from lora_graph.rewrite.pipeline import optimize_graph
 from tests.onnx.forms.models import adapted, convolutional, dense
 from tests.onnx.test_opaque import unknown_op
 
@@ -129,11 +131,11 @@ def test_the_peak_is_about_what_the_interpreter_plans(name: str, rng: np.random.
 def test_what_drawings_show(rng: np.random.Generator) -> None:
     found = costs_of(lg.DenseLayer(300, 400, rng=rng), batch=5)
     (product, total) = found.of
-    assert metrics(found) == {
+    assert metrics(found.of) == {
         "flops": {product: 1_200_000, total: 2000},
         "bytes": {product: 4 * (1500 + 120_000 + 2000), total: 4 * (2000 + 400 + 2000)},
     }
-    assert details(found)[product] == {
+    assert details(found.of)[product] == {
         "operations": "1.20 MFLOP",
         "bytes": "475 KiB read, 7.81 KiB written",
         "intensity": "2.43 FLOP/byte",
@@ -156,3 +158,15 @@ def test_what_drawings_show(rng: np.random.Generator) -> None:
 def test_amounts_have_three_digits(number: float, decimal: str, binary: str) -> None:
     assert amount(number, "FLOP") == decimal
     assert nbytes(number) == binary
+
+
+def test_what_passes_make_costs_as_well(rng: np.random.Generator) -> None:
+    model = Inspected.of(adapted(dense(rng), "lora", rng), sizes={"batch": 5})
+    report = optimize_graph(model.graph, "deploy").report
+    costs = costs_through(model, report)
+    last = report.passes[-1].after
+    assert {value for value in last.values if value.operands} <= costs.keys()
+    assert sum(costs[value].flops for value in last.values if value.operands) == (
+        5 * (2 * 12 * 16 + 16 + 16) + 5 * (2 * 16 * 10 + 10)  # two Gemm and a relu
+    )
+    assert costs_through(model) == Costs(model.graph, model.binding).of

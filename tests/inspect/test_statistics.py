@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 import lora_graph as lg
 from lora_graph.inspect.inspected import Inspected
-from lora_graph.inspect.statistics import Change, values_of
+from lora_graph.inspect.statistics import Change, details, values_of
 from tests.onnx.forms.models import FAMILIES, adapted, convolutional, dense, embedding, randomized
 
 
@@ -131,3 +131,18 @@ def test_a_graph_without_its_state_has_no_values(rng: np.random.Generator) -> No
     with pytest.raises(ValueError, match=r"Sequential: the values of 0\.weight are not known: give the state"):
         values_of(Inspected.of(layer.to_graph()))
     assert len(values_of(Inspected.of(layer.to_graph(), state=layer.state)).weights) == 4
+
+
+def test_what_drawings_say_of_weights(rng: np.random.Generator) -> None:
+    model = Inspected.of(adapted(dense(rng), "lora", rng))
+    found = details(values_of(model), model.graph)
+    assert found.keys() == set(model.graph.parameters.values())
+    assert found[model.graph.parameters["base.0.bias"]] == {
+        "range": "0 … 0",
+        "mean ± std": "0 ± 0",
+        "zeros": "100.0%",
+    }
+    assert found[model.graph.parameters["base.0.weight"]]["ΔW"].startswith("effective rank 2, 1.")
+    state = {name: np.full_like(array, np.nan) for name, array in model.state.items()}
+    empty = details(values_of(Inspected.of(model.graph, state=state)), model.graph)
+    assert empty[model.graph.parameters["base.0.bias"]] == {"not finite": "16"}
