@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
     [
         *("README.md", "docs/guide.md", "docs/interop.md", "docs/deploy.md", "docs/check.md", "docs/inspect.md"),
         "docs/profile.md",
+        "docs/training.md",
     ],
 )
 def test_the_snippets_of_a_document_run_one_after_the_other(document: str, tmp_path: Path) -> None:

@@ -151,7 +151,9 @@ def _run(out: Path, seed: int, name: str) -> DemoResult:
 def train(model: lg.Layer, task: Task, seed: int, rate: float) -> None:
     data = (task.images, task.labels)
     optimizer = lg.Adam(lg.CosineSchedule(rate, EPOCHS * -(-len(task.images) // BATCH)))
-    lg.fit(model, data, loss="cross_entropy", optimizer=optimizer, epochs=EPOCHS, batch_size=BATCH, seed=seed)
+    lg.fit(
+        model, data, loss="cross_entropy", optimizer=optimizer, epochs=EPOCHS, batch_size=BATCH, seed=seed, threads=1
+    )
 
 
 def adapt(name: str, wrap: Wrap, base: lg.Sequential, task: Task, before: float, seed: int, out: Path) -> list[Row]:
