@@ -243,10 +243,10 @@ def _op_types(model: Content) -> set[str]:
     return found
 
 
-def start(model: str | bytes, label: str, options: Any, providers: list[str]) -> Any:
+def start(model: str | bytes, label: str, options: Any, providers: Sequence[str | tuple[str, dict[str, str]]]) -> Any:
     """A session of the model at a path or in bytes; LoadError, with its ``label``, where there can be none."""
     try:
-        return onnxruntime.InferenceSession(model, options, providers=providers)
+        return onnxruntime.InferenceSession(model, options, providers=list(providers))
     except Exception as error:  # ONNX Runtime's own exceptions have no common base class but this one
         raise LoadError(f"{label}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from error
 

@@ -15,7 +15,7 @@ from lora_graph.interpret.signature import Signature
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.types import Array, type_of
 from lora_graph.onnx.model import build
-from lora_graph.onnx.session import start, wanted_providers
+from lora_graph.onnx.session import PROVIDERS, start, wanted_providers
 from lora_graph.onnx.store import without_weights
 from lora_graph.train.engine import Buffer, Sizes, UnsupportedError, prepared
 from lora_graph.train.stateless import NEXT, stateless
@@ -23,22 +23,27 @@ from lora_graph.train.stateless import NEXT, stateless
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 """Bounds the threads of a step where nothing else does, as it bounds those of BLAS."""
 
-BINDINGS_KEPT = 4
-"""State goes back and forth between two sets of buffers, with another two where gradients accumulate."""
+BINDINGS_KEPT = {"cpu": 4, "cuda": 0}
+"""State goes back and forth between two sets of buffers, with another two where gradients accumulate.
+
+On a GPU none are kept: what a node on the CPU reads is copied there when it is bound, and would be out of date later.
+"""
+
+OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
+"""float32 products are float32 products, as they are on the CPU and in PyTorch."""
 
 
 class OnnxRuntimeEngine:
-    """ONNX Runtime on one provider: ``"cpu"``, ``"cuda"``, or by default the faster of them that is available.
+    """ONNX Runtime on one provider, ``"cpu"`` or ``"cuda"``.
 
     ``threads`` bounds the threads of one op; by default they are as many as OMP_NUM_THREADS says, or as the CPU has
     cores. ValueError for a provider that is not available.
     """
 
-    def __init__(self, provider: str | None = None, threads: int | None = None) -> None:
-        available = onnxruntime.get_available_providers()
-        best = "cuda" if "CUDAExecutionProvider" in available else "cpu"
-        self.device = checks.choice("provider", best if provider is None else provider, ("cpu", "cuda"))
-        self.providers = wanted_providers(self.device)
+    def __init__(self, provider: str, threads: int | None = None) -> None:
+        self.device = checks.choice("provider", provider, tuple(OPTIONS))
+        (name,) = wanted_providers(self.device)
+        self.providers = [(name, OPTIONS[self.device])]
         self.threads = _threads() if threads is None else checks.integer("threads", threads, 1)
         self.name = "onnxruntime" if self.device == "cpu" else f"onnxruntime-{self.device}"
 
@@ -87,6 +92,8 @@ class SessionRunner:
         options = engine.options()
         options.add_external_initializers(list(self._weights), list(self._weights.values()))
         self._session = start(message.SerializeToString(), "the training step", options, engine.providers)
+        if engine.providers[0][0] not in self._session.get_providers():
+            raise ValueError(f"the provider {engine.device!r} could not be started")
         self._signature = Signature(graph, without=graph.parameters)
         self._outputs = {name.removeprefix(NEXT): name for name in function.outputs}
         self._bindings: OrderedDict[tuple[int, ...], Binding] = OrderedDict()
@@ -106,7 +113,7 @@ class SessionRunner:
             new = {name: written for name, written in self._outputs.items() if name not in out}
             into = {self._outputs[name]: buffer for name, buffer in out.items()}
             found = self._bindings[key] = Binding(self._engine, self._session, state, into, new, out)
-            if len(self._bindings) > BINDINGS_KEPT:
+            if len(self._bindings) > BINDINGS_KEPT[self._engine.device]:
                 self._bindings.popitem(last=False)
         return found
 
@@ -149,6 +156,12 @@ class Binding:
     def _device(self, name: str) -> str:
         """Where a result goes that has no buffer yet: state stays on the device, numbers to be read come back."""
         return self._engine.device if name.startswith(NEXT) else "cpu"
+
+
+def devices() -> list[str]:
+    """The providers that are available, the fastest first."""
+    available = onnxruntime.get_available_providers()
+    return [name for name in reversed(OPTIONS) if PROVIDERS[name] in available]
 
 
 def _threads() -> int:

@@ -96,10 +96,11 @@ def engines(name: str, provider: str | None, threads: int | None) -> Sequence[En
         if provider not in (None, "cpu"):
             raise ValueError(f"engine='numpy' runs on the CPU: it takes no provider, got {provider!r}")
         return (NumpyEngine(),)
-    from lora_graph.onnx.stepping import OnnxRuntimeEngine
+    from lora_graph.onnx.stepping import OnnxRuntimeEngine, devices
 
-    fastest = OnnxRuntimeEngine(provider, threads)
-    return (fastest,) if name == "onnxruntime" or provider == "cuda" else (fastest, NumpyEngine())
+    chosen = devices() if provider is None else [provider]
+    sessions = [OnnxRuntimeEngine(device, threads) for device in chosen]
+    return sessions if name == "onnxruntime" or provider == "cuda" else [*sessions, NumpyEngine()]
 
 
 def compiled(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 import lora_graph as lg
@@ -24,6 +25,15 @@ Adam divides by the root of what it adds up, so float32's rounding of gradients 
 """
 STEPS = 5
 OPTIMIZERS = {"SGD": lg.SGD(0.05, momentum=0.9, weight_decay=0.01), "AdamW": lg.AdamW(0.01)}
+
+
+CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+NO_CUDA = pytest.mark.skipif(not CUDA, reason="needs onnxruntime-gpu and a GPU")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, NO_CUDA])])
+def provider(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def apart(first: dict[str, Array], second: dict[str, Array]) -> float:
@@ -45,13 +55,13 @@ def steps_of(
         parts = [batch] if isinstance(batch, tuple) else batch
         losses.append(training.run_batches(parts, lambda draw, s=seeds: np.random.default_rng(s)).loss)
         states.append(training.state())
-    assert training.engine == engine
+    assert training.engine.split("-")[0] == engine
     return losses, states
 
 
-def compare(make: Any, data: list[Any], dtype: str, **options: Any) -> None:
+def compare(make: Any, data: list[Any], dtype: str, provider: str, **options: Any) -> None:
     losses, states = steps_of(make(), data, "numpy", **options)
-    found_losses, found_states = steps_of(make(), data, "onnxruntime", **options)
+    found_losses, found_states = steps_of(make(), data, "onnxruntime", provider=provider, **options)
     assert len(set(losses)) == len(losses)
     assert found_losses == pytest.approx(losses, rel=BOUNDS[dtype], abs=BOUNDS[dtype])
     for found, expected in zip(found_states, states, strict=True):
@@ -69,12 +79,12 @@ TRAINABLE = [case for case in CASES if case.make("float32").trainable_parameters
 
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("case", TRAINABLE, ids=str)
-def test_every_layer_trains_alike(case: Case, dtype: str) -> None:
+def test_every_layer_trains_alike(case: Case, dtype: str, provider: str) -> None:
     data = layer_batches(case, dtype)
     training = TrainingStep(case.make(dtype), provider="cpu")
     training.run(*data[0])
     if training.engine == "onnxruntime":
-        compare(lambda: case.make(dtype), data, dtype, optimizer=lg.SGD(0.01))
+        compare(lambda: case.make(dtype), data, dtype, provider, optimizer=lg.SGD(0.01))
     else:
         assert dtype == "float64", "every layer has kernels in float32"
         assert re.match(r"onnxruntime: (\d: )?ONNX Runtime's CPU provider has no \w+ for float64", training.why)
@@ -83,12 +93,14 @@ def test_every_layer_trains_alike(case: Case, dtype: str) -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.parametrize("clipping", [{}, {"clip_norm": 0.1}, {"clip_value": 0.01}], ids=str)
 @pytest.mark.parametrize("accumulated", [False, True])
-def test_optimizers_clipping_and_accumulation(optimizer: Any, clipping: dict[str, float], accumulated: bool) -> None:
+def test_optimizers_clipping_and_accumulation(
+    optimizer: Any, clipping: dict[str, float], accumulated: bool, provider: str
+) -> None:
     data: list[Any] = batches(STEPS)
     if accumulated:
         data = [[batch, (batch[0][:3] + 1, batch[1][:3])] for batch in data]
     for make in (adapted, nested_model):
-        compare(make, data, "float64", optimizer=optimizer, accumulated=accumulated, **clipping)
+        compare(make, data, "float64", provider, optimizer=optimizer, accumulated=accumulated, **clipping)
 
 
 FAMILIES = {
@@ -102,16 +114,16 @@ FAMILIES = {
 
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_trains_alike(family: str, dtype: str) -> None:
+def test_every_family_trains_alike(family: str, dtype: str, provider: str) -> None:
     def make() -> lg.Layer:
         return FAMILIES[family](lg.DenseLayer(6, 4, dtype=dtype, rng=0)).train()
 
     data = [(x.astype(dtype), t.astype(dtype)) for x, t in batches(STEPS)]
-    compare(make, data, dtype, optimizer=lg.SGD(0.1))
+    compare(make, data, dtype, provider, optimizer=lg.SGD(0.1))
 
 
 @pytest.mark.parametrize("targets", [["query_1", "head"], "all-linear"], ids=str)
-def test_a_transformer_of_labels_and_masks_trains_alike(targets: Any) -> None:
+def test_a_transformer_of_labels_and_masks_trains_alike(targets: Any, provider: str) -> None:
     def make() -> lg.Layer:
         model = lg.adapt(Encoder(), targets=targets, rank=1, rng=0)
         for name, array in model.trainable_parameters().items():
@@ -121,7 +133,7 @@ def test_a_transformer_of_labels_and_masks_trains_alike(targets: Any) -> None:
     inputs, labels = samples(8 * STEPS)
     parts = [slice(8 * i, 8 * i + 8) for i in range(STEPS)]
     data = [({name: array[part] for name, array in inputs.items()}, labels[part]) for part in parts]
-    compare(make, data, "float64", loss="cross_entropy", optimizer=lg.SGD(0.1))
+    compare(make, data, "float64", provider, loss="cross_entropy", optimizer=lg.SGD(0.1))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -161,13 +173,11 @@ def test_an_op_without_a_kernel_is_named() -> None:
 
 
 def test_a_provider_that_is_not_here_is_refused() -> None:
-    import onnxruntime
-
     with pytest.raises(ValueError, match="provider must be one of cpu, cuda, got 'tpu'"):
         lg.fit(adapted(), batches(1), engine="onnxruntime", provider="tpu")
     with pytest.raises(ValueError, match="engine='numpy' runs on the CPU"):
         lg.fit(adapted(), batches(1), engine="numpy", provider="cuda")
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    if not CUDA:
         for engine in ("auto", "onnxruntime"):
             with pytest.raises(ValueError, match=r"provider 'cuda' is not available; available: .*cpu"):
                 lg.fit(adapted(), batches(1), engine=engine, provider="cuda")
@@ -246,3 +256,18 @@ def test_short_memory_takes_less() -> None:
     assert peak("low") < 0.8 * peak("normal")
     with pytest.raises(ValueError, match="memory must be one of normal, low, got 'little'"):
         TrainingStep(adapted(), memory="little")
+
+
+@pytest.mark.cuda
+@NO_CUDA
+def test_a_gpu_is_taken_where_there_is_one(tmp_path: Path) -> None:
+    path, data = tmp_path / "run.safetensors", [tuple(a.astype(np.float32) for a in batch) for batch in batches(4)]
+
+    def make() -> lg.Layer:
+        return adapted(dtype=np.float32)
+
+    whole, resumed = make(), make()
+    assert lg.fit(whole, data, epochs=3).engine == "onnxruntime-cuda"
+    lg.fit(make(), data, epochs=1, checkpoint=path)
+    assert lg.fit(resumed, data, epochs=3, checkpoint=path, resume=True).engine == "onnxruntime-cuda"
+    assert same_bits(resumed.state, whole.state)
