@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any
 
 import click
@@ -54,7 +55,7 @@ def profile(
     import lora_graph as lg
     from lora_graph.cli.arrays import plain, read_inputs
     from lora_graph.inspect.inspected import Inspected
-    from lora_graph.inspect.profile_text import text
+    from lora_graph.inspect.profile_text import Room, text
 
     sizes = sizes_of(size)
     names = [] if data is None else Inspected.of(model, sizes=sizes).graph.input_names
@@ -66,4 +67,7 @@ def profile(
         optimizer=None if optimizer is None else {"adamw": lg.AdamW, "adam": lg.Adam, "sgd": lg.SGD}[optimizer](1e-3),
         **settings,
     )
-    click.echo(json.dumps(plain(report.to_dict()), indent=2, allow_nan=False) if as_json else text(report, top))
+    if as_json:
+        click.echo(json.dumps(plain(report.to_dict()), indent=2, allow_nan=False))
+    else:
+        click.echo(text(report, Room(top, get_terminal_size((Room.columns, 24)).columns)))

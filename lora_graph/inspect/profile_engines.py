@@ -17,6 +17,7 @@ from lora_graph.interpret.run import Program
 from lora_graph.interpret.steps import Hook
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.leaves import Input, Project
+from lora_graph.ir.opaque import Opaque
 from lora_graph.ir.types import Array
 from lora_graph.ir.value import Value, topological
 from lora_graph.onnx.names import Names
@@ -82,9 +83,9 @@ class Numpy:
         nodes = []
         for value, seconds in self._nodes.items():
             module = scope_in(graph, value)
-            name = own.get(value) or (f"{module}.{value.op.name}" if module else value.op.name)
-            work = _Work.of([value], self._costs)
-            nodes.append(NodeTime(taken.new(name), value.op.name, module, tuple(seconds), *work, value))
+            op = value.op.label if isinstance(value.op, Opaque) else value.op.name
+            name = taken.new(own.get(value) or (f"{module}.{op}" if module else op))
+            nodes.append(NodeTime(name, op, module, tuple(seconds), *_Work.of([value], self._costs), value))
         return tuple(nodes), tuple(self._runs)
 
     def close(self) -> None:
