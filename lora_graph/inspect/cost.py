@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 from lora_graph.ir import dims
-from lora_graph.ir.dims import Shape
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.leaves import Absent, Project
 from lora_graph.ir.opaque import Opaque
-from lora_graph.ir.types import TensorType, Type
+from lora_graph.ir.types import TensorType, TupleType, Type, show
 from lora_graph.ir.value import Value
 from lora_graph.ops.gather import Gather, GatherElements, GatherND
 from lora_graph.ops.linalg import EyeLike
@@ -110,20 +110,35 @@ class Costs:
         return {value: position for value, position in last.items() if self._owns(value)}
 
     def nbytes(self, kind: Type) -> int:
-        """Bytes of an array of this type, or of several."""
-        if isinstance(kind, TensorType):
-            return self._size(kind.shape) * kind.dtype.itemsize
-        return sum(self.nbytes(item) for item in kind.items)
+        """Bytes of an array of this type, or of several; ValueError where the sizes of inputs are too small for it."""
+        known = self._nbytes.get(kind)
+        if known is None:
+            items = kind.items if isinstance(kind, TupleType) else (kind,)
+            known = self._nbytes[kind] = sum(self._nbytes_of(item) for item in items)
+        return known
+
+    def _nbytes_of(self, kind: TensorType) -> int:
+        sizes = dims.sizes(kind.shape, self.binding)
+        if min(sizes, default=0) < 0:
+            at = ", ".join(f"{name} = {size}" for name, size in self.binding.items())
+            raise ValueError(f"{kind} would be {show(sizes)} at {at}: give larger sizes")
+        return prod(sizes) * kind.dtype.itemsize
 
     @cached_property
-    def _sizes(self) -> dict[Shape, int]:
+    def _nbytes(self) -> dict[Type, int]:
         return {}
 
-    def _size(self, shape: Shape) -> int:
-        size = self._sizes.get(shape)
-        if size is None:
-            size = self._sizes[shape] = dims.evaluate(dims.product(shape), self.binding)
-        return size
+    @cached_property
+    def _flops(self) -> dict[tuple[object, ...], int]:
+        """By op and types: many nodes of a large graph are alike."""
+        return {}
+
+    def _operations(self, value: Value) -> int:
+        key = (value.op, *[operand.result_type for operand in value.operands])
+        known = self._flops.get(key)
+        if known is None:
+            known = self._flops[key] = dims.evaluate(value.flops, self.binding)
+        return known
 
     def cost(self, value: Value) -> Cost:
         """What ``value`` costs, which may be one that a pass made of those of the graph."""
@@ -135,7 +150,7 @@ class Costs:
             read[0] = min(read[0], written)
         if isinstance(value.op, EyeLike):  # it wants to know the shape
             read = []
-        return Cost(dims.evaluate(value.flops, self.binding), sum(read), written)
+        return Cost(self._operations(value), sum(read), written)
 
     def _readable(self, value: Value) -> int:
         """Bytes to read of an operand: of a view no more than there are behind it."""

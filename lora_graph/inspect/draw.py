@@ -56,7 +56,7 @@ class Drawing:
             raise ValueError(f"inputs of these sizes do not fit into memory: {sizes}") from error
 
     def _binding(self, batch: int) -> dict[str, int]:
-        return binding_of(self._types.values(), self._sizes, self._graph.assumptions, batch)
+        return binding_of(self._types.values(), self._sizes, self._graph, batch)
 
     def _numbers(self, name: str, shape: tuple[int, ...]) -> Array:
         kind, leaf = self._types[name], self._leaves[name]

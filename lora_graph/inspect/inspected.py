@@ -108,16 +108,22 @@ class Inspected:
             if name in self.state:
                 dims.fits(leaf.shape, self.state[name].shape, known)
         types = list(input_types(self.graph).values())
-        binding = binding_of(types, known, self.graph.assumptions, batch=1)
+        binding = binding_of(types, known, self.graph, batch=1)
         for value in self.graph.values:
             if isinstance(value.op, SliceTo):
                 _cut(value.op, value.operands[0].type, binding, self.given)
-        return {**dict.fromkeys(sorted(_names(self.graph)), OTHER_SIZE), **binding}
+        return {**dict.fromkeys(sorted(self._names), OTHER_SIZE), **binding}
+
+    @cached_property
+    def _names(self) -> set[str]:
+        """Every name in the dimensions of a Value."""
+        kinds = {value.result_type for value in self.graph.values}
+        return names_of(item for kind in kinds for item in (kind.items if isinstance(kind, TupleType) else (kind,)))
 
     def _check_sizes(self) -> None:
-        unknown = sorted(self.given.keys() - _names(self.graph))
+        unknown = sorted(self.given.keys() - self._names) if self.given else []
         if unknown:
-            known = ", ".join(sorted(_names(self.graph))) or "none"
+            known = ", ".join(sorted(self._names)) or "none"
             raise ValueError(f"sizes: {self.label} has no dimension called {unknown[0]!r}; it has {known}")
 
 
@@ -132,8 +138,3 @@ def _cut(op: SliceTo, x: TensorType, binding: dict[str, int], given: Mapping[str
     if name is not None and name not in given and set(dims.names(size)) <= binding.keys():
         most = dims.evaluate(size, binding)
         binding[name] = min(most, binding.get(name, most))
-
-
-def _names(graph: Graph) -> set[str]:
-    kinds = (value.result_type for value in graph.values)
-    return names_of(item for kind in kinds for item in (kind.items if isinstance(kind, TupleType) else (kind,)))

@@ -14,6 +14,9 @@ from lora_graph.ir.leaves import Project
 from lora_graph.ir.opaque import Opaque
 from lora_graph.ir.value import Value
 
+ROWS = 40
+"""Modules are told apart as far as there are no more of them than this."""
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -88,23 +91,30 @@ def outer(path: str, depth: int) -> str:
     return ".".join(path.split(".")[:depth])
 
 
-def deepest(graph: Graph) -> int:
-    """How many names the longest path of a module has."""
-    paths = [scope_of(graph, value) for value in graph.values if value.operands]
-    return max((path.count(".") + 1 for path in paths if path), default=0)
+def readable_depth(paths: Iterable[str]) -> int:
+    """The largest depth at which no more than ROWS modules are told apart; at least 1."""
+    known = set(paths)
+    deepest = max((path.count(".") + 1 for path in known), default=1)
+    for depth in range(2, deepest + 1):
+        if len({outer(path, depth) for path in known}) > ROWS:
+            return depth - 1
+    return deepest
 
 
-def modules(model: Inspected, costs: Costs, depth: int) -> list[Module]:
+def modules(model: Inspected, costs: Costs, depth: int | None = None) -> list[Module]:
     """The modules of ``model`` with paths of up to ``depth`` names, the last of which stand for all below them.
 
-    They come in the order in which they run, but those of one module together.
+    They come in the order in which they run, but those of one module together. Without ``depth`` it is the
+    :func:`readable_depth`.
     """
+    scopes, homes = {value: scope_of(model.graph, value) for value in costs.of}, owners(model.graph)
+    cut = readable_depth((*scopes.values(), *homes.values())) if depth is None else depth
     values: dict[str, list[Value]] = {}
     parameters: dict[str, list[str]] = {}
-    for value in costs.of:
-        values.setdefault(outer(scope_of(model.graph, value), depth), []).append(value)
-    for name, path in owners(model.graph).items():
-        parameters.setdefault(outer(path, depth), []).append(name)
+    for value, path in scopes.items():
+        values.setdefault(outer(path, cut), []).append(value)
+    for name, path in homes.items():
+        parameters.setdefault(outer(path, cut), []).append(name)
     return [
         Module(
             path,

@@ -10,11 +10,8 @@ from lora_graph import checks
 from lora_graph.inspect.cost import Cost, Costs, amount, nbytes
 from lora_graph.inspect.engines import input_types
 from lora_graph.inspect.inspected import Inspected, Model
-from lora_graph.inspect.modules import Module, Parameters, counted, deepest, histogram, modules
+from lora_graph.inspect.modules import Module, Parameters, counted, histogram, modules
 from lora_graph.ir.types import Array
-
-ROWS = 40
-"""Modules are told apart as far as there are no more of them than this."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,7 @@ def summary_of(model: Inspected, depth: int | None = None) -> Summary:
         cost=costs.total,
         peak=costs.peak,
         uncounted=costs.unknown,
-        modules=tuple(_modules(model, costs, None if depth is None else checks.integer("depth", depth, 0))),
+        modules=tuple(modules(model, costs, None if depth is None else checks.integer("depth", depth, 0))),
     )
 
 
@@ -131,18 +128,6 @@ def mix(ops: Mapping[str, int], most: int = 0) -> str:
     shown = list(ops.items())[: most or None]
     listed = [name if count == 1 else f"{count} {name}" for name, count in shown]
     return ", ".join([*listed, "…"] if len(shown) < len(ops) else listed) or "no ops"
-
-
-def _modules(model: Inspected, costs: Costs, depth: int | None) -> list[Module]:
-    if depth is not None:
-        return modules(model, costs, depth)
-    found = modules(model, costs, 1)
-    for deeper in range(2, deepest(model.graph) + 1):
-        finer = modules(model, costs, deeper)
-        if len(finer) > ROWS:
-            break
-        found = finer
-    return found
 
 
 def _plain(cost: Cost) -> dict[str, Any]:

@@ -170,3 +170,12 @@ def test_what_passes_make_costs_as_well(rng: np.random.Generator) -> None:
         5 * (2 * 12 * 16 + 16 + 16) + 5 * (2 * 16 * 10 + 10)  # two Gemm and a relu
     )
     assert costs_through(model) == Costs(model.graph, model.binding).of
+
+
+def test_sizes_that_are_too_small_are_named(rng: np.random.Generator) -> None:
+    layer = lg.ConvolutionalLayer(1, 1, 20, rng=rng)
+    with pytest.raises(
+        ValueError, match=r"would be \[1, 1, -3, -3\] at batch = 1, height = 16, width = 16: give larger"
+    ):
+        costs_of(layer).total  # noqa: B018
+    assert costs_of(layer, height=20, width=21).total.flops == 2 * (2 * 400 + 1)

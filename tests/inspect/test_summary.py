@@ -10,8 +10,8 @@ import pytest
 
 import lora_graph as lg
 from lora_graph.inspect.inspected import Inspected
-from lora_graph.inspect.modules import owners
-from lora_graph.inspect.summary import ROWS, mix
+from lora_graph.inspect.modules import ROWS, owners
+from lora_graph.inspect.summary import mix
 from lora_graph.ir import Graph, input, parameter  # noqa: A004
 from lora_graph.ir.graph import Note
 from lora_graph.onnx import read_model
