@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         TuckerConvolution,
         adapt,
     )
-    from lora_graph.inspect import check, lint_adapter, profile, summarize
+    from lora_graph.inspect import check, diff, lint_adapter, profile, summarize
     from lora_graph.interop import load_lycoris, load_peft
     from lora_graph.layers import (
         AveragePoolLayer,
@@ -75,7 +75,7 @@ _HOMES = {
         "AdaptedModel Adapter DoRAAdapter DyLoRAAdapter KroneckerForm LoKrAdapter LoRAConvolution LoRADropAdapter "
         "LoRALayer Site StandardLoRAAdapter Target TuckerConvolution adapt"
     ),
-    "inspect": "check lint_adapter profile summarize",
+    "inspect": "check diff lint_adapter profile summarize",
     "interop": "load_lycoris load_peft",
     "layers": (
         "AveragePoolLayer BatchNormalizationLayer Context ConvolutionalLayer DenseLayer EmbeddingLayer FlattenLayer "
@@ -151,6 +151,7 @@ __all__ = [
     "adapt",
     "check",
     "compile",
+    "diff",
     "dim",
     "export_adapter",
     "export_onnx",

@@ -10,6 +10,7 @@ import click
 
 from lora_graph.cli.checking import check
 from lora_graph.cli.commands import demo, export, run
+from lora_graph.cli.diffing import diff
 from lora_graph.cli.importing import import_adapter
 from lora_graph.cli.inspecting import inspect
 from lora_graph.cli.profiling import profile
@@ -76,5 +77,5 @@ def main(debug: bool) -> None:
     """Put LoRA-family adapters on layers, train them, merge them, and ship them as ONNX."""
 
 
-for command in (demo, adapt, import_adapter, train, merge, export, run, check, inspect, profile):
+for command in (demo, adapt, import_adapter, train, merge, export, run, check, inspect, diff, profile):
     main.add_command(command)

@@ -1,0 +1,108 @@
+"""The diff of two models: their graphs are aligned, and what is left is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from lora_graph import checks
+from lora_graph.inspect.diffing.align import Alignment
+from lora_graph.inspect.diffing.changes import Change, Names, changes, op_differences
+from lora_graph.inspect.diffing.interface import match_inputs, match_outputs, match_sizes
+from lora_graph.inspect.diffing.regions import Region, computes_the_same, pair_parameters, regions
+from lora_graph.inspect.diffing.report import DiffReport, Fusion, Renamed, printed_names
+from lora_graph.inspect.diffing.side import Numbers, Side, is_fixed
+from lora_graph.inspect.diffing.weights import weight_changes
+from lora_graph.inspect.inspected import Inspected, Model
+from lora_graph.ir.leaves import Parameter
+from lora_graph.ir.value import Value
+from lora_graph.rewrite.pipeline import optimize_graph
+
+
+def diff(a: Model | Inspected, b: Model | Inspected, *, preset: str | None = None, rtol: float = 0.0) -> DiffReport:
+    """How the model ``a`` became the model ``b``: each is what :class:`Inspected` takes, or such a thing itself.
+
+    The graphs are aligned by what they compute and how, not by names: inputs and outputs by name and then by what
+    becomes of them and by position, parameters by their arrays and by what uses them. Names only choose between pairs
+    that are alike otherwise. Graphs are compared as they are, or as ``preset`` (see ``lg.optimize``) leaves them. A
+    weight counts as changed where ‖ΔW‖ > ``rtol`` · ‖W‖; where there are no arrays, as for a graph by itself, weights
+    are told apart by name.
+
+    ValueError for a preset that there is none of, or a bad ``rtol``; LoadError for a file that cannot be read.
+    """
+    tolerance = checks.at_least_zero("rtol", rtol)
+    models = [model if isinstance(model, Inspected) else Inspected.of(model) for model in (a, b)]
+    numbers = Numbers()
+    left, right = (_side(model, preset, numbers) for model in models)
+    return _compared(left, right, (models[0].label, models[1].label), tolerance)
+
+
+def _side(model: Inspected, preset: str | None, numbers: Numbers) -> Side:
+    if preset is None:
+        return Side(model.graph, model.state, numbers)
+    optimized = optimize_graph(model.graph, preset)
+    return Side(optimized.graph, optimized.state(model.state) if model.state else {}, numbers)
+
+
+def _compared(a: Side, b: Side, labels: tuple[str, str], rtol: float) -> DiffReport:
+    inputs = match_inputs(a, b)
+    sizes = match_sizes(a, b, inputs)
+    a.ports = {p: number for number, (p, _) in enumerate(inputs)}
+    b.ports = {q: number for number, (_, q) in enumerate(inputs)}
+    outputs = match_outputs(a, b)
+    pairs = [(a.graph.outputs[name], b.graph.outputs[other]) for name, other in outputs.items()]
+    alignment = Alignment(a, b)
+    alignment.run(inputs, pairs)
+    names = Names(printed_names(a.graph), printed_names(b.graph))
+    fused, replaced = _settled(alignment, pairs, names)
+    settled = {value for fusion in fused for value in (*fusion.before, *fusion.after)}
+    return DiffReport(
+        labels,
+        a.graph,
+        b.graph,
+        alignment.match,
+        added=_unmatched(b, alignment.back, settled),
+        removed=_unmatched(a, alignment.match, settled),
+        changed=(*changes(alignment, outputs.items(), names), *replaced),
+        fused=tuple(fused),
+        weights=tuple(weight_changes(alignment, rtol)),
+        renamed=tuple(_renamed(alignment, outputs, sizes)),
+        outputs=outputs,
+    )
+
+
+def _settled(
+    alignment: Alignment, outputs: list[tuple[Value, Value]], names: Names
+) -> tuple[list[Fusion], list[Change]]:
+    """Of the ops without a match those that compute the same as others, and single ones in the place of one other."""
+    fused, replaced = [], []
+    for region in regions(alignment, outputs):
+        pair_parameters(alignment, region)
+        if computes_the_same(alignment, region):
+            fused.append(Fusion(tuple(region.before), tuple(region.after)))
+        elif len(region.before) == len(region.after) == 1:
+            replaced.append(_replaced(alignment, region, names))
+    return fused, replaced
+
+
+def _replaced(alignment: Alignment, region: Region, names: Names) -> Change:
+    """Match the only op of each side, and tell what differs."""
+    (p,), (q,) = region.before, region.after
+    alignment.match[p], alignment.back[q] = q, p
+    return Change(p, q, dict(op_differences(alignment.a, alignment.b, p, q)))
+
+
+def _unmatched(side: Side, matched: Mapping[Value, Value], settled: set[Value]) -> tuple[Value, ...]:
+    values = side.graph.values
+    return tuple(v for v in values if v not in matched and v not in settled and not is_fixed(v))
+
+
+def _renamed(alignment: Alignment, outputs: Mapping[str, str], sizes: Mapping[str, str]) -> Iterator[Renamed]:
+    a, b = alignment.a, alignment.b
+    leaves = [(p, alignment.match[p]) for p in a.graph.inputs if p in alignment.match]
+    for kind, pairs in (
+        ("dimension", sizes.items()),
+        ("input", ((a.name(p), b.name(q)) for p, q in leaves)),
+        ("output", outputs.items()),
+        ("parameter", ((a.name(p), b.name(q)) for p, q in alignment.match.items() if isinstance(p.op, Parameter))),
+    ):
+        yield from (Renamed(kind, before, after) for before, after in pairs if before != after)
