@@ -45,7 +45,7 @@ class Pipeline:
     passes: tuple[Pass, ...]
 
     def run(self, graph: Graph) -> Optimized:
-        with _no_collections():
+        with no_collections():
             return self._run(graph)
 
     def _run(self, graph: Graph) -> Optimized:
@@ -64,7 +64,7 @@ class Pipeline:
 
 
 @contextmanager
-def _no_collections() -> Iterator[None]:
+def no_collections() -> Iterator[None]:
     """No cyclic garbage is made here, and looking for it among many new Values would take a fifth of the time."""
     enabled = gc.isenabled()
     gc.disable()

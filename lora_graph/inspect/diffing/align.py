@@ -16,6 +16,7 @@ from itertools import product
 from lora_graph.inspect.diffing.side import Content, Side, is_commutative, is_fixed, is_leaf, kind_of
 from lora_graph.ir.leaves import Input, Parameter
 from lora_graph.ir.value import Value
+from lora_graph.ops.shape import Transpose
 
 BRIDGED, ALIKE, UNLIKE = 0.8, 0.55, 0.1
 """How far an operand agrees with one that stands for its match, and a parameter with one of its type, or of another."""
@@ -150,31 +151,35 @@ class Alignment:
 
     def _bridge(self, p: Value, q: Value) -> None:
         """Consider the users of what stands for ``p`` and ``q``, and what their operands stand for."""
-        ups = list(self._upward(self.a, p, self.match)), list(self._upward(self.b, q, self.back))
-        for x, y in product(*ups):
-            if (x, y) != (p, q):
-                self._consider_users(x, y)
+        if self._is_left(self.a, p, self.match) and self._is_left(self.b, q, self.back):
+            ups = list(self._upward(self.a, p, self.match)), list(self._upward(self.b, q, self.back))
+            for x, y in product(*ups):
+                if (x, y) != (p, q):
+                    self._consider_users(x, y)
         for x, y in zip(p.operands, q.operands, strict=False):
             if x not in self.match and y not in self.back and kind_of(x) != kind_of(y):
                 downs = self._downward(self.a, x, self.match), self._downward(self.b, y, self.back)
                 for below, other in product(*downs):
                     self._consider(below, other)
 
+    def _is_left(self, side: Side, value: Value, matched: dict[Value, Value]) -> bool:
+        return any(user not in matched for user, _ in side.users[value])
+
     def _upward(self, side: Side, value: Value, matched: dict[Value, Value]) -> Iterator[Value]:
-        """``value``, and what stands for it: users of its type that are not matched, and so on."""
+        """``value``, and what stands for it: users of its type that are not matched, and so on; no transpose."""
         reached, kind = [value], side.types[value]
         for current in reached:
             yield current
             for user, _ in side.users[current]:
-                is_stand_in = user not in matched and side.types[user] == kind and user not in reached
-                if is_stand_in and len(reached) < REACH:
+                is_stand_in = user not in matched and side.types[user] == kind and not isinstance(user.op, Transpose)
+                if is_stand_in and user not in reached and len(reached) < REACH:
                     reached.append(user)
 
     def _downward(self, side: Side, value: Value, matched: dict[Value, Value]) -> list[Value]:
         """``value``, and if it is not matched what it stands for: operands of its type, and so on."""
         reached, kind = [value], side.types[value]
         for current in reached:
-            if current not in matched:
+            if current not in matched and not isinstance(current.op, Transpose):
                 for operand in current.operands:
                     if side.types[operand] == kind and operand not in reached and len(reached) < REACH:
                         reached.append(operand)
@@ -199,21 +204,25 @@ class Alignment:
         return sum(straight) / max(len(p.operands), len(q.operands))
 
     def _agree(self, p: Value, q: Value) -> float:
-        if self.match.get(p) is q or (is_fixed(p) and self.a.what[p] == self.b.what[q]):
+        partner = self.match.get(p)
+        if partner is q or (partner is None and is_fixed(p) and self.a.what[p] == self.b.what[q]):
             return 1.0
-        if isinstance(p.op, Parameter) and isinstance(q.op, Parameter) and p not in self.match and q not in self.back:
+        is_matched = q in self.back
+        if partner is None and not is_matched and isinstance(p.op, Parameter) and isinstance(q.op, Parameter):
             if self.a.contents[p] == self.b.contents[q]:
                 return 1.0
             return ALIKE if self.a.types[p] == self.b.types[q] else UNLIKE
-        if is_fixed(p) or is_fixed(q) or (p in self.match and q in self.back):
+        if (partner is not None and is_matched) or self.a.types[p] != self.b.types[q] or is_fixed(p) or is_fixed(q):
             return 0.0
-        below = self._downward(self.b, q, self.back)
-        return BRIDGED if any(self._is_same(x, y) for x in self._downward(self.a, p, self.match) for y in below) else 0
+        below = set(self._downward(self.b, q, self.back))
+        return BRIDGED if any(self._is_among(x, below) for x in self._downward(self.a, p, self.match)) else 0.0
 
-    def _is_same(self, p: Value, q: Value) -> bool:
+    def _is_among(self, p: Value, values: set[Value]) -> bool:
+        """Whether the match of ``p`` is one of ``values``, or that of a parameter will be."""
         if p in self.match or not isinstance(p.op, Parameter):
-            return self.match.get(p) is q
-        return isinstance(q.op, Parameter) and q not in self.back and self.a.contents[p] == self.b.contents[q]
+            return self.match.get(p) in values
+        content = self.a.contents[p]
+        return any(self.b.contents[q] == content for q in values if isinstance(q.op, Parameter) and q not in self.back)
 
     def _users_agree(self, p: Value, q: Value) -> float:
         theirs = {(self.back[user], position) for user, position in self.b.users[q] if user in self.back}

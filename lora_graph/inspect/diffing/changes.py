@@ -99,6 +99,8 @@ def _short(attribute: object) -> str:
             return f"{len(attribute)} bytes"
         case np.dtype():
             return str(attribute.name)
+        case tuple():
+            return f"({', '.join(map(_short, attribute))})"
     text = str(attribute)
     return text if len(text) <= 80 else f"{text[:77]}..."
 

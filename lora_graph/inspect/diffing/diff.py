@@ -6,16 +6,21 @@ from collections.abc import Iterator, Mapping
 
 from lora_graph import checks
 from lora_graph.inspect.diffing.align import Alignment
-from lora_graph.inspect.diffing.changes import Change, Names, changes, op_differences
+from lora_graph.inspect.diffing.changes import Names, changes
+from lora_graph.inspect.diffing.equivalence import computes_the_same
+from lora_graph.inspect.diffing.folded import folded
 from lora_graph.inspect.diffing.interface import match_inputs, match_outputs, match_sizes
-from lora_graph.inspect.diffing.regions import Region, computes_the_same, pair_parameters, regions
+from lora_graph.inspect.diffing.regions import pair_parameters, part, regions
 from lora_graph.inspect.diffing.report import DiffReport, Fusion, Renamed, printed_names
 from lora_graph.inspect.diffing.side import Numbers, Side, is_fixed
 from lora_graph.inspect.diffing.weights import weight_changes
 from lora_graph.inspect.inspected import Inspected, Model
 from lora_graph.ir.leaves import Parameter
 from lora_graph.ir.value import Value
-from lora_graph.rewrite.pipeline import optimize_graph
+from lora_graph.rewrite.pipeline import no_collections, optimize_graph
+
+FEW = 32
+"""Results of a region that are looked at one by one where all together do not compute the same."""
 
 
 def diff(a: Model | Inspected, b: Model | Inspected, *, preset: str | None = None, rtol: float = 0.0) -> DiffReport:
@@ -33,7 +38,8 @@ def diff(a: Model | Inspected, b: Model | Inspected, *, preset: str | None = Non
     models = [model if isinstance(model, Inspected) else Inspected.of(model) for model in (a, b)]
     numbers = Numbers()
     left, right = (_side(model, preset, numbers) for model in models)
-    return _compared(left, right, (models[0].label, models[1].label), tolerance)
+    with no_collections():
+        return _compared(left, right, (models[0].label, models[1].label), tolerance)
 
 
 def _side(model: Inspected, preset: str | None, numbers: Numbers) -> Side:
@@ -53,7 +59,7 @@ def _compared(a: Side, b: Side, labels: tuple[str, str], rtol: float) -> DiffRep
     alignment = Alignment(a, b)
     alignment.run(inputs, pairs)
     names = Names(printed_names(a.graph), printed_names(b.graph))
-    fused, replaced = _settled(alignment, pairs, names)
+    fused = [*(Fusion(*found) for found in folded(alignment)), *_settled(alignment, pairs)]
     settled = {value for fusion in fused for value in (*fusion.before, *fusion.after)}
     return DiffReport(
         labels,
@@ -62,7 +68,7 @@ def _compared(a: Side, b: Side, labels: tuple[str, str], rtol: float) -> DiffRep
         alignment.match,
         added=_unmatched(b, alignment.back, settled),
         removed=_unmatched(a, alignment.match, settled),
-        changed=(*changes(alignment, outputs.items(), names), *replaced),
+        changed=tuple(changes(alignment, outputs.items(), names)),
         fused=tuple(fused),
         weights=tuple(weight_changes(alignment, rtol)),
         renamed=tuple(_renamed(alignment, outputs, sizes)),
@@ -70,25 +76,23 @@ def _compared(a: Side, b: Side, labels: tuple[str, str], rtol: float) -> DiffRep
     )
 
 
-def _settled(
-    alignment: Alignment, outputs: list[tuple[Value, Value]], names: Names
-) -> tuple[list[Fusion], list[Change]]:
-    """Of the ops without a match those that compute the same as others, and single ones in the place of one other."""
-    fused, replaced = [], []
+def _settled(alignment: Alignment, outputs: list[tuple[Value, Value]]) -> list[Fusion]:
+    """Of the ops without a match those that compute the same as others; single ones in one place are matched."""
+    fused = []
     for region in regions(alignment, outputs):
         pair_parameters(alignment, region)
-        if computes_the_same(alignment, region):
-            fused.append(Fusion(tuple(region.before), tuple(region.after)))
-        elif len(region.before) == len(region.after) == 1:
-            replaced.append(_replaced(alignment, region, names))
-    return fused, replaced
-
-
-def _replaced(alignment: Alignment, region: Region, names: Names) -> Change:
-    """Match the only op of each side, and tell what differs."""
-    (p,), (q,) = region.before, region.after
-    alignment.match[p], alignment.back[q] = q, p
-    return Change(p, q, dict(op_differences(alignment.a, alignment.b, p, q)))
+        whole = part(alignment, region.results)
+        if computes_the_same(alignment, whole):
+            fused.append(Fusion(tuple(whole.before), tuple(whole.after)))
+            continue
+        for result in region.results[:FEW]:
+            one = part(alignment, [result])
+            if computes_the_same(alignment, one):
+                fused.append(Fusion(tuple(one.before), tuple(one.after)))
+            elif len(one.before) == len(one.after) == 1:
+                alignment.match.update([result])
+                alignment.back.update([result[::-1]])
+    return fused
 
 
 def _unmatched(side: Side, matched: Mapping[Value, Value], settled: set[Value]) -> tuple[Value, ...]:

@@ -1,4 +1,4 @@
-"""What is left between matches: ops in the place of others, and whether they compute the same."""
+"""What is left between matches: ops of one graph in the place of others of the other."""
 
 from __future__ import annotations
 
@@ -6,21 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from lora_graph.inspect.diffing.align import Alignment
-from lora_graph.inspect.diffing.side import Numbers, Side, is_leaf, tensor_type
-from lora_graph.ir.graph import Graph, replace
-from lora_graph.ir.leaves import Input, Parameter
-from lora_graph.ir.types import TensorType
-from lora_graph.ir.value import Value, apply, topological
-from lora_graph.ops.fused import Fused
-from lora_graph.rewrite.algebra import IDENTITIES
-from lora_graph.rewrite.blocks import BLOCKS
-from lora_graph.rewrite.engine import rewrite
-from lora_graph.rewrite.fold import fold_constants
-from lora_graph.rewrite.layout import LAYOUT
-from lora_graph.rewrite.rebuild import rebuilt
-
-LARGEST = 512
-"""Ops of a region that are still looked at for computing the same as others."""
+from lora_graph.inspect.diffing.side import Side, is_leaf
+from lora_graph.ir.leaves import Parameter
+from lora_graph.ir.value import Value, topological
 
 
 @dataclass
@@ -98,67 +86,37 @@ class _Groups:
 
 
 def pair_parameters(alignment: Alignment, region: Region) -> None:
-    """Match the parameters of a region that have the same array, else the same name, else the same type."""
-    a, b = alignment.a, alignment.b
-    for key in (lambda s, v: s.contents[v], lambda s, v: s.name(v), lambda s, v: s.types[v]):
-        sides = (a, region.before, alignment.match), (b, region.after, alignment.back)
-        ours, theirs = (_parameters_by(key, *side) for side in sides)
-        for k, values in ours.items():
-            if len(values) == 1 == len(theirs.get(k, ())):
-                alignment.match[values[0]], alignment.back[theirs[k][0]] = theirs[k][0], values[0]
+    """Match the parameters of a region that have the same array, else the same name, else types of their own."""
+    keys: tuple[Callable[[Side, Value], object], ...] = (
+        lambda side, leaf: side.contents[leaf],
+        lambda side, leaf: side.name(leaf),
+        lambda side, leaf: side.types[leaf],
+    )
+    for key in keys:
+        ours = _by_key(key, alignment.a, region.before, alignment.match)
+        theirs = _by_key(key, alignment.b, region.after, alignment.back)
+        for k, (p, *more) in ours.items():
+            others = theirs.get(k, [])
+            if not more and len(others) == 1:
+                alignment.match[p], alignment.back[others[0]] = others[0], p
 
 
-def _parameters_by(
-    key: Callable[[Side, Value], object], side: Side, values: Iterable[Value], matched: dict[Value, Value]
+def _by_key(
+    key: Callable[[Side, Value], object], side: Side, users: Iterable[Value], matched: dict[Value, Value]
 ) -> dict[object, list[Value]]:
+    """The parameters of ``users`` that are not matched, by their key."""
     found: dict[object, list[Value]] = {}
-    leaves = dict.fromkeys(p for value in values for p in value.operands if isinstance(p.op, Parameter))
-    for leaf in leaves:
-        if leaf not in matched:
+    for leaf in dict.fromkeys(operand for user in users for operand in user.operands):
+        if isinstance(leaf.op, Parameter) and leaf not in matched:
             found.setdefault(key(side, leaf), []).append(leaf)
     return found
 
 
-def computes_the_same(alignment: Alignment, region: Region) -> bool:
-    """Whether the results of a region are the same functions of what it uses: once fused ops are spelled out,
-    identities of arithmetic applied, and operands of commutative ops taken in any order."""
-    if len(region.before) + len(region.after) > LARGEST:
-        return False
-    a, b = alignment.a, alignment.b
-    leaves: dict[Value, Value] = {}
-    for value in dict.fromkeys(operand for user in region.before for operand in user.operands):
-        if value in alignment.match and isinstance(a.types[value], TensorType):
-            leaves[value] = apply(Input(str(a.order[value]), tensor_type(a.types[value])))
-    others = {alignment.match[value]: leaf for value, leaf in leaves.items()}
-    if any(b.types[value] != leaf.type for value, leaf in others.items()):
-        return False
-    numbers = Numbers()
-    found = [
-        _forms(side, [pair[number] for pair in region.results], mapping, numbers)
-        for number, (side, mapping) in enumerate(((a, leaves), (b, others)))
-    ]
-    return found[0] == found[1] is not None
+def part(alignment: Alignment, results: list[tuple[Value, Value]]) -> Region:
+    """The ops without a match that ``results`` depend on without a match between."""
+    before = _cone([p for p, _ in results], alignment.match)
+    return Region(before, _cone([q for _, q in results], alignment.back), results)
 
 
-def _forms(side: Side, results: list[Value], mapping: dict[Value, Value], numbers: Numbers) -> list[int] | None:
-    """Fingerprints of ``results`` in the simplest form; None where they use what is not in ``mapping``."""
-    values = replace(results, mapping, side.sizes)
-    ports: dict[Value, object] = {leaf: leaf for leaf in mapping.values()}
-    if any(isinstance(v.op, Input | Parameter) and v not in ports for v in topological(values)):
-        return None
-    graph = Graph(tuple(mapping.values()), {str(number): value for number, value in enumerate(values)})
-    while True:
-        graph, _ = fold_constants(rewrite(graph, [*IDENTITIES, *LAYOUT, *BLOCKS])[0])
-        spelled = rebuilt(graph, _spelled)
-        if spelled == graph:
-            simple = Side(graph, {}, numbers, ports=ports)
-            return [simple.what[value] for value in graph.outputs.values()]
-        graph = spelled
-
-
-def _spelled(value: Value, operands: tuple[Value, ...]) -> Value | None:
-    """What a fused op with a single result is a name for."""
-    if isinstance(value.op, Fused) and isinstance(value.result_type, TensorType):
-        spelled: Value = value.op.decompose(*operands)
-        return spelled
-    return None
+def _cone(results: list[Value], matched: dict[Value, Value]) -> list[Value]:
+    return [value for value in topological(results, stop=matched.__contains__) if not is_leaf(value)]
