@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from lora_graph.inspect.diffing import DiffReport
 
+NAME = 16
+"""Columns that a name gets at least; a longer one takes several lines where there is no room."""
 SHOWN = 20
 """Lines of each kind of difference that are printed unless --all is given."""
 
@@ -98,7 +100,8 @@ def _print_table(console: Console, columns: Sequence[str], rows: Sequence[Sequen
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
         is_text = column in (columns[0], "type")
-        table.add_column(column, justify="left" if is_text else "right", no_wrap=column != columns[0])
+        width = NAME if column == columns[0] else None
+        table.add_column(column, justify="left" if is_text else "right", min_width=width, overflow="fold")
     for row in rows[:shown]:
         table.add_row(*("" if cell == 0 else str(cell) for cell in row))
     console.print(table)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lora_graph.inspect.diffing.align import Alignment
+from lora_graph.inspect.diffing.matching import Matching
 from lora_graph.inspect.diffing.regions import matched_operands
 from lora_graph.inspect.diffing.side import Side, is_fixed, is_leaf, kind_of
 from lora_graph.ir.graph import Graph
@@ -26,16 +26,16 @@ class Change:
     what: What
 
 
-def changes(alignment: Alignment, outputs: Iterable[tuple[str, str]], names: Names) -> Iterator[Change]:
+def changes(known: Matching, outputs: Iterable[tuple[str, str]], names: Names) -> Iterator[Change]:
     """The matches whose ops differ, in the order of the first graph, and outputs that have another Value."""
-    for p in alignment.a.graph.values:
-        if p in alignment.match:
-            what = dict(_differences(alignment, p, alignment.match[p], names))
+    for p in known.a.graph.values:
+        if p in known.match:
+            what = dict(_differences(known, p, known.match[p], names))
             if what:
-                yield Change(p, alignment.match[p], what)
+                yield Change(p, known.match[p], what)
     for name, other in outputs:
-        p, q = alignment.a.graph.outputs[name], alignment.b.graph.outputs[other]
-        if is_rewired(alignment, p, q):
+        p, q = known.a.graph.outputs[name], known.b.graph.outputs[other]
+        if is_rewired(known, p, q):
             yield Change(p, q, {f"output {name}": (names.left(p), names.right(q))})
 
 
@@ -62,11 +62,12 @@ def _text(value: Value, names: Mapping[Value, str]) -> str:
     return names[value]
 
 
-def _differences(alignment: Alignment, p: Value, q: Value, names: Names) -> Iterator[tuple[str, tuple[str, str]]]:
-    a, b = alignment.a, alignment.b
+def _differences(known: Matching, p: Value, q: Value, names: Names) -> Iterator[tuple[str, tuple[str, str]]]:
+    a, b = known.a, known.b
     if isinstance(p.op, Input):
-        if a.types[p] != b.types[q]:
-            yield "type", (str(p.result_type), str(q.result_type))
+        is_fixed_in_one = any(isinstance(d, int) != isinstance(e, int) for d, e in zip(p.shape, q.shape, strict=False))
+        if a.types[p] != b.types[q] or is_fixed_in_one:
+            yield "type", (str(p.type), str(q.type))
         return
     if is_leaf(p):
         return
@@ -74,8 +75,8 @@ def _differences(alignment: Alignment, p: Value, q: Value, names: Names) -> Iter
         yield from op_differences(a, b, p, q)
     if len(p.operands) != len(q.operands):
         yield "operands", (str(len(p.operands)), str(len(q.operands)))
-    for number, (x, y) in enumerate(matched_operands(alignment, p, q)):
-        if is_rewired(alignment, x, y):
+    for number, (x, y) in enumerate(matched_operands(known, p, q)):
+        if is_rewired(known, x, y):
             yield f"operand {number}", (names.left(x), names.right(y))
 
 
@@ -105,11 +106,11 @@ def _short(attribute: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def is_rewired(alignment: Alignment, p: Value, q: Value) -> bool:
+def is_rewired(known: Matching, p: Value, q: Value) -> bool:
     """Whether ``q`` is not what ``p`` became, where that is not told already by what was added and removed."""
     if is_fixed(p) and is_fixed(q):
-        return alignment.a.what[p] != alignment.b.what[q]
-    if alignment.match.get(p) is q:
+        return known.a.what[p] != known.b.what[q]
+    if known.match.get(p) is q:
         return False
-    is_told = (p not in alignment.match and not is_fixed(p)) or (q not in alignment.back and not is_fixed(q))
+    is_told = (p not in known.match and not is_fixed(p)) or (q not in known.back and not is_fixed(q))
     return not is_told

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from lora_graph import checks
-from lora_graph.inspect.diffing.align import Alignment
+from lora_graph.inspect.diffing.align import align
 from lora_graph.inspect.diffing.changes import Names, changes
 from lora_graph.inspect.diffing.equivalence import computes_the_same
 from lora_graph.inspect.diffing.folded import folded
 from lora_graph.inspect.diffing.interface import match_inputs, match_outputs, match_sizes
+from lora_graph.inspect.diffing.matching import Matching
 from lora_graph.inspect.diffing.regions import pair_parameters, part, regions
 from lora_graph.inspect.diffing.report import DiffReport, Fusion, Renamed, printed_names
 from lora_graph.inspect.diffing.side import Numbers, Side, is_fixed
 from lora_graph.inspect.diffing.weights import weight_changes
 from lora_graph.inspect.inspected import Inspected, Model
-from lora_graph.ir.leaves import Parameter
+from lora_graph.ir.leaves import Input
 from lora_graph.ir.value import Value
 from lora_graph.rewrite.pipeline import no_collections, optimize_graph
 
@@ -56,42 +57,40 @@ def _compared(a: Side, b: Side, labels: tuple[str, str], rtol: float) -> DiffRep
     b.ports = {q: number for number, (_, q) in enumerate(inputs)}
     outputs = match_outputs(a, b)
     pairs = [(a.graph.outputs[name], b.graph.outputs[other]) for name, other in outputs.items()]
-    alignment = Alignment(a, b)
-    alignment.run(inputs, pairs)
+    known = align(a, b, inputs, pairs)
     names = Names(printed_names(a.graph), printed_names(b.graph))
-    fused = [*(Fusion(*found) for found in folded(alignment)), *_settled(alignment, pairs)]
+    fused = [*(Fusion(*found) for found in folded(known)), *_settled(known, pairs)]
     settled = {value for fusion in fused for value in (*fusion.before, *fusion.after)}
     return DiffReport(
         labels,
         a.graph,
         b.graph,
-        alignment.match,
-        added=_unmatched(b, alignment.back, settled),
-        removed=_unmatched(a, alignment.match, settled),
-        changed=tuple(changes(alignment, outputs.items(), names)),
+        known.match,
+        added=_unmatched(b, known.back, settled),
+        removed=_unmatched(a, known.match, settled),
+        changed=tuple(changes(known, outputs.items(), names)),
         fused=tuple(fused),
-        weights=tuple(weight_changes(alignment, rtol)),
-        renamed=tuple(_renamed(alignment, outputs, sizes)),
+        weights=tuple(weight_changes(known, rtol)),
+        renamed=tuple(_renamed(known, outputs, sizes)),
         outputs=outputs,
     )
 
 
-def _settled(alignment: Alignment, outputs: list[tuple[Value, Value]]) -> list[Fusion]:
+def _settled(known: Matching, outputs: list[tuple[Value, Value]]) -> list[Fusion]:
     """Of the ops without a match those that compute the same as others; single ones in one place are matched."""
     fused = []
-    for region in regions(alignment, outputs):
-        pair_parameters(alignment, region)
-        whole = part(alignment, region.results)
-        if computes_the_same(alignment, whole):
+    for region in regions(known, outputs):
+        pair_parameters(known, region)
+        whole = part(known, region.results)
+        if computes_the_same(known, whole):
             fused.append(Fusion(tuple(whole.before), tuple(whole.after)))
             continue
         for result in region.results[:FEW]:
-            one = part(alignment, [result])
-            if computes_the_same(alignment, one):
+            one = part(known, [result])
+            if computes_the_same(known, one):
                 fused.append(Fusion(tuple(one.before), tuple(one.after)))
             elif len(one.before) == len(one.after) == 1:
-                alignment.match.update([result])
-                alignment.back.update([result[::-1]])
+                known.record(*result)
     return fused
 
 
@@ -100,13 +99,13 @@ def _unmatched(side: Side, matched: Mapping[Value, Value], settled: set[Value]) 
     return tuple(v for v in values if v not in matched and v not in settled and not is_fixed(v))
 
 
-def _renamed(alignment: Alignment, outputs: Mapping[str, str], sizes: Mapping[str, str]) -> Iterator[Renamed]:
-    a, b = alignment.a, alignment.b
-    leaves = [(p, alignment.match[p]) for p in a.graph.inputs if p in alignment.match]
-    for kind, pairs in (
-        ("dimension", sizes.items()),
-        ("input", ((a.name(p), b.name(q)) for p, q in leaves)),
-        ("output", outputs.items()),
-        ("parameter", ((a.name(p), b.name(q)) for p, q in alignment.match.items() if isinstance(p.op, Parameter))),
-    ):
-        yield from (Renamed(kind, before, after) for before, after in pairs if before != after)
+def _renamed(known: Matching, outputs: Mapping[str, str], sizes: Mapping[str, str]) -> Iterator[Renamed]:
+    """Names that differ, by kind and in the order of the first graph."""
+    a, b = known.a, known.b
+    leaves = [(p, known.match[p]) for p in (*a.graph.inputs, *a.graph.parameters.values()) if p in known.match]
+    named = [("input" if isinstance(p.op, Input) else "parameter", a.name(p), b.name(q)) for p, q in leaves]
+    sized = [("dimension", before, after) for before, after in sizes.items()]
+    given = [("output", before, after) for before, after in outputs.items()]
+    for kind, before, after in (*sized, *given, *named):
+        if before != after:
+            yield Renamed(kind, before, after)

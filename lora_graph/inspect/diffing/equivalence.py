@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lora_graph.inspect.diffing.align import Alignment
+from lora_graph.inspect.diffing.matching import Matching
 from lora_graph.inspect.diffing.regions import Region
 from lora_graph.inspect.diffing.side import Numbers, Side
 from lora_graph.inspect.widen import widened
@@ -36,7 +36,7 @@ ROUNDING = 16
 Leaves = Mapping[Value, Value]
 
 
-def computes_the_same(alignment: Alignment, region: Region) -> bool:
+def computes_the_same(known: Matching, region: Region) -> bool:
     """Whether the results of a region are the same functions of what it uses.
 
     They are if they have the same form once fused ops are spelled out, if need be after identities of arithmetic, with
@@ -45,12 +45,12 @@ def computes_the_same(alignment: Alignment, region: Region) -> bool:
     """
     if len(region.before) + len(region.after) > LARGEST:
         return False
-    a, b = alignment.a, alignment.b
-    kinds = _operand_types(alignment, region)
+    a, b = known.a, known.b
+    kinds = _operand_types(known, region)
     if kinds is None:
         return False
     ours = {p: apply(Input(str(number), kind)) for number, (p, kind) in enumerate(kinds.items())}
-    theirs = {alignment.match[p]: leaf for p, leaf in ours.items()}
+    theirs = {known.match[p]: leaf for p, leaf in ours.items()}
     befores, afters = [p for p, _ in region.results], [q for _, q in region.results]
     if any(isinstance(value.result_type, TupleType) for value in (*befores, *afters)):
         return False
@@ -64,15 +64,15 @@ def computes_the_same(alignment: Alignment, region: Region) -> bool:
     return _gives_the_same(*graphs)
 
 
-def _operand_types(alignment: Alignment, region: Region) -> dict[Value, TensorType] | None:
+def _operand_types(known: Matching, region: Region) -> dict[Value, TensorType] | None:
     """The matched Values that the ops of a region use, and their types, which have to be the same on both sides."""
     found: dict[Value, TensorType] = {}
     operands = [x for user in region.before for x in user.operands]
-    others = [alignment.back[y] for user in region.after for y in user.operands if y in alignment.back]
+    others = [known.back[y] for user in region.after for y in user.operands if y in known.back]
     for p in dict.fromkeys((*operands, *others)):
-        if p in alignment.match:
-            kind = alignment.a.types[p]
-            if not isinstance(kind, TensorType) or kind != alignment.b.types[alignment.match[p]]:
+        if p in known.match:
+            kind = known.a.types[p]
+            if not isinstance(kind, TensorType) or kind != known.b.types[known.match[p]]:
                 return None
             found[p] = kind
     return found

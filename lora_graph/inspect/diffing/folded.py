@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lora_graph.inspect.diffing.align import Alignment
 from lora_graph.inspect.diffing.equivalence import tolerance
+from lora_graph.inspect.diffing.matching import Matching
 from lora_graph.inspect.diffing.regions import matched_operands
 from lora_graph.inspect.diffing.side import Side, is_leaf
 from lora_graph.interpret import evaluate
@@ -22,17 +22,17 @@ LARGEST = 64
 Folded = tuple[tuple[Value, ...], tuple[Value, ...]]
 
 
-def folded(alignment: Alignment) -> Iterator[Folded]:
+def folded(known: Matching) -> Iterator[Folded]:
     """Where a matched op uses a parameter without a match in one graph, and in the other what is computed from such and
     comes to the same array: both, with the parameters it is computed from."""
     done: set[Value] = set()
-    for user, other in alignment.match.items():
-        for p, q in matched_operands(alignment, user, other):
-            if p in alignment.match or q in alignment.back or is_leaf(p) == is_leaf(q) or p in done:
+    for user, other in known.match.items():
+        for p, q in matched_operands(known, user, other):
+            if p in known.match or q in known.back or is_leaf(p) == is_leaf(q) or p in done:
                 continue
             done.add(p)
-            computed = _computed(alignment.a, p, alignment.match) or _computed(alignment.b, q, alignment.back)
-            if computed and _is_same_array(alignment, p, q):
+            computed = _computed(known.a, p, known.match) or _computed(known.b, q, known.back)
+            if computed and _is_same_array(known, p, q):
                 yield (computed, (q,)) if is_leaf(q) else ((p,), computed)
 
 
@@ -45,10 +45,10 @@ def _computed(side: Side, value: Value, matched: dict[Value, Value]) -> tuple[Va
     return tuple(values) if is_weight and len(values) <= LARGEST else ()
 
 
-def _is_same_array(alignment: Alignment, p: Value, q: Value) -> bool:
+def _is_same_array(known: Matching, p: Value, q: Value) -> bool:
     """Whether two Values of weights come to the same numbers, up to rounding."""
     found = []
-    for side, value in ((alignment.a, p), (alignment.b, q)):
+    for side, value in ((known.a, p), (known.b, q)):
         if isinstance(value.op, Input) or (isinstance(value.op, Parameter) and side.name(value) not in side.state):
             return False
         found.append(evaluate(Graph((), {"w": value}), {}, _state(side, value))["w"])

@@ -18,7 +18,7 @@ class Whereabouts:
 
     def __init__(self, left: Graph, right: Graph, matches: Mapping[Value, Value]) -> None:
         self._graphs = left, right
-        pairs = [(_scope(left, p), _scope(right, q)) for p, q in matches.items() if p.operands]
+        pairs = [(_scope(left, p), _scope(right, q)) for p, q in matches.items()]
         self._order = {name: number for number, name in enumerate(_scope(left, value) for value in left.values)}
         self._own: dict[str, str] = {name: name for name, _ in pairs if name}
         self._theirs: dict[str, str] = {}
@@ -50,15 +50,15 @@ def _modules(graph: Graph, known: Mapping[str, str]) -> dict[Value, str]:
     found: dict[Value, str] = {}
     for value in reversed(graph.values):
         scope = _scope(graph, value)
-        name = known.get(scope) or found.get(value) or scope
-        if not name and isinstance(value.op, Parameter):
-            name = value.op.label.rpartition(".")[0]
-        found[value] = name
+        found[value] = name = known.get(scope) or found.get(value) or scope
         for operand in value.operands:
             found[operand] = name
     return found
 
 
 def _scope(graph: Graph, value: Value) -> str:
+    """The module that is noted for ``value``; for a parameter the one that is in its name."""
+    if isinstance(value.op, Parameter):
+        return value.op.label.rpartition(".")[0]
     note = graph.notes.get(value)
     return note.scope if note else ""

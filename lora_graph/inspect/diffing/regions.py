@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from lora_graph.inspect.diffing.align import Alignment
+from lora_graph.inspect.diffing.matching import Matching
 from lora_graph.inspect.diffing.side import Side, is_leaf
 from lora_graph.ir.leaves import Parameter
 from lora_graph.ir.value import Value, topological
@@ -23,11 +23,11 @@ class Region:
     results: list[tuple[Value, Value]] = field(default_factory=list)
 
 
-def regions(alignment: Alignment, outputs: Iterable[tuple[Value, Value]]) -> list[Region]:
+def regions(known: Matching, outputs: Iterable[tuple[Value, Value]]) -> list[Region]:
     """The ops without a match, those together that belong together; only regions with ops on both sides."""
-    results = list(dict.fromkeys(_results(alignment, outputs)))
+    results = list(dict.fromkeys(_results(known, outputs)))
     groups = _Groups()
-    sides = (alignment.a, alignment.match), (alignment.b, alignment.back)
+    sides = (known.a, known.match), (known.b, known.back)
     left = [[v for v in side.graph.values if v not in matched and not is_leaf(v)] for side, matched in sides]
     for number, values in enumerate(left):
         open_ = set(values)
@@ -47,23 +47,23 @@ def regions(alignment: Alignment, outputs: Iterable[tuple[Value, Value]]) -> lis
     return [region for region in found.values() if region.results]
 
 
-def _results(alignment: Alignment, outputs: Iterable[tuple[Value, Value]]) -> Iterator[tuple[Value, Value]]:
+def _results(known: Matching, outputs: Iterable[tuple[Value, Value]]) -> Iterator[tuple[Value, Value]]:
     """Pairs of ops without a match that are the same operand of a match, or the same output."""
 
     def is_open(p: Value, q: Value) -> bool:
-        return not (p in alignment.match or q in alignment.back or is_leaf(p) or is_leaf(q))
+        return not (p in known.match or q in known.back or is_leaf(p) or is_leaf(q))
 
     yield from ((p, q) for p, q in outputs if is_open(p, q))
-    for user, other in alignment.match.items():
-        yield from ((p, q) for p, q in matched_operands(alignment, user, other) if is_open(p, q))
+    for user, other in known.match.items():
+        yield from ((p, q) for p, q in matched_operands(known, user, other) if is_open(p, q))
 
 
-def matched_operands(alignment: Alignment, user: Value, other: Value) -> list[tuple[Value, Value]]:
+def matched_operands(known: Matching, user: Value, other: Value) -> list[tuple[Value, Value]]:
     """The operands of a match in pairs; those of a commutative op as they are matched, if they are."""
     theirs = other.operands
     if user.op.commutative and len(user.operands) == len(theirs) == 2:
-        agree = [alignment.match.get(p) is q for p, q in zip(user.operands, theirs, strict=True)]
-        crossed = [alignment.match.get(p) is q for p, q in zip(user.operands, theirs[::-1], strict=True)]
+        agree = [known.match.get(p) is q for p, q in zip(user.operands, theirs, strict=True)]
+        crossed = [known.match.get(p) is q for p, q in zip(user.operands, theirs[::-1], strict=True)]
         theirs = theirs[::-1] if sum(crossed) > sum(agree) else theirs
     return list(zip(user.operands, theirs, strict=False))
 
@@ -85,7 +85,7 @@ class _Groups:
         self._parent[self.root(first)] = self.root(second)
 
 
-def pair_parameters(alignment: Alignment, region: Region) -> None:
+def pair_parameters(known: Matching, region: Region) -> None:
     """Match the parameters of a region that have the same array, else the same name, else types of their own."""
     keys: tuple[Callable[[Side, Value], object], ...] = (
         lambda side, leaf: side.contents[leaf],
@@ -93,12 +93,12 @@ def pair_parameters(alignment: Alignment, region: Region) -> None:
         lambda side, leaf: side.types[leaf],
     )
     for key in keys:
-        ours = _by_key(key, alignment.a, region.before, alignment.match)
-        theirs = _by_key(key, alignment.b, region.after, alignment.back)
+        ours = _by_key(key, known.a, region.before, known.match)
+        theirs = _by_key(key, known.b, region.after, known.back)
         for k, (p, *more) in ours.items():
             others = theirs.get(k, [])
             if not more and len(others) == 1:
-                alignment.match[p], alignment.back[others[0]] = others[0], p
+                known.record(p, others[0])
 
 
 def _by_key(
@@ -112,10 +112,10 @@ def _by_key(
     return found
 
 
-def part(alignment: Alignment, results: list[tuple[Value, Value]]) -> Region:
+def part(known: Matching, results: list[tuple[Value, Value]]) -> Region:
     """The ops without a match that ``results`` depend on without a match between."""
-    before = _cone([p for p, _ in results], alignment.match)
-    return Region(before, _cone([q for _, q in results], alignment.back), results)
+    before = _cone([p for p, _ in results], known.match)
+    return Region(before, _cone([q for _, q in results], known.back), results)
 
 
 def _cone(results: list[Value], matched: dict[Value, Value]) -> list[Value]:

@@ -167,8 +167,9 @@ class DiffReport:
             "removed": len(self.removed),
             "changed": len(self.changed),
             "fused": len(self.fused),
-            "weights changed": len(self.weights),
-            "outputs added or removed": len(self.added_outputs) + len(self.removed_outputs),
+            "weight changed" if len(self.weights) == 1 else "weights changed": len(self.weights),
+            "outputs added": len(self.added_outputs),
+            "outputs removed": len(self.removed_outputs),
         }
         return ", ".join(f"{number} {what}" for what, number in counts.items() if number)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lora_graph.inspect.diffing.align import Alignment
+from lora_graph.inspect.diffing.matching import Matching
 from lora_graph.ir.leaves import Parameter
 from lora_graph.ir.types import Array, TensorType, type_of
 from lora_graph.ir.value import Value
@@ -40,11 +40,11 @@ class WeightChange:
     """The rank that a matrix of this shape can have at most."""
 
 
-def weight_changes(alignment: Alignment, rtol: float) -> Iterator[WeightChange]:
+def weight_changes(known: Matching, rtol: float) -> Iterator[WeightChange]:
     """The matched parameters whose arrays differ by more than ``rtol`` · ‖W‖, or in type, in the order of the graph."""
-    for p, q in sorted(alignment.match.items(), key=lambda pair: alignment.a.order[pair[0]]):
-        names = alignment.a.name(p), alignment.b.name(q)
-        states = alignment.a.state, alignment.b.state
+    for p, q in sorted(known.match.items(), key=lambda pair: known.a.order[pair[0]]):
+        names = known.a.name(p), known.b.name(q)
+        states = known.a.state, known.b.state
         if isinstance(p.op, Parameter) and all(name in state for name, state in zip(names, states, strict=True)):
             old, new = (np.asarray(state[name]) for name, state in zip(names, states, strict=True))
             change = compared(p, q, old, new)

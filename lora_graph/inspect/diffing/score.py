@@ -1,0 +1,89 @@
+"""How much speaks for one Value being another."""
+
+from __future__ import annotations
+
+from itertools import takewhile
+
+from lora_graph.inspect.diffing.matching import Matching
+from lora_graph.inspect.diffing.side import Side, is_commutative, is_fixed, is_leaf
+from lora_graph.ir.leaves import Parameter
+from lora_graph.ir.value import Value
+
+BRIDGED, ALIKE, UNLIKE = 0.8, 0.55, 0.1
+"""How far an operand agrees with one that stands for its match, and a parameter with one of its type, or of another."""
+CHANGED = 0.75
+"""What the score is multiplied by where attributes differ, and where types do."""
+ALIKE_USE = 8
+"""So many parts of names that are alike tell as much as an equal use."""
+
+
+def score(known: Matching, p: Value, q: Value) -> float:
+    """How much speaks for a pair of one kind, from 0 to 1: operands that agree count twice as much as users."""
+    total = (2 * _operands_agree(known, p, q) + _users_agree(known, p, q)) / 3
+    if not is_leaf(p) and known.a.ops[p] != known.b.ops[q]:
+        total *= CHANGED
+    return total if known.a.types[p] == known.b.types[q] else total * CHANGED
+
+
+def hints(known: Matching, p: Value, q: Value) -> int:
+    """What tells pairs of one score apart: what becomes of them, and how far their names are alike."""
+    named = zip(_names(known.a, p), _names(known.b, q), strict=False)
+    return ALIKE_USE * (known.a.use[p] == known.b.use[q]) + sum(_common(*names) for names in named)
+
+
+def _operands_agree(known: Matching, p: Value, q: Value) -> float:
+    if is_leaf(p):
+        return _agree(known, p, q)
+    straight = [_agree(known, x, y) for x, y in zip(p.operands, q.operands, strict=False)]
+    if is_commutative(p) and is_commutative(q):
+        crossed = [_agree(known, x, y) for x, y in zip(p.operands, q.operands[::-1], strict=True)]
+        straight = max(straight, crossed, key=sum)
+    return sum(straight) / max(len(p.operands), len(q.operands))
+
+
+def _agree(known: Matching, p: Value, q: Value) -> float:
+    """How far two operands agree: 1 for a match, less for what may become one or stands for one."""
+    partner, is_matched = known.match.get(p), q in known.back
+    if partner is q or (partner is None and is_fixed(p) and known.a.what[p] == known.b.what[q]):
+        return 1.0
+    if partner is None and not is_matched and isinstance(p.op, Parameter) and isinstance(q.op, Parameter):
+        return _alike(known, p, q)
+    are_types_equal = known.a.types[p] == known.b.types[q]
+    if (partner is not None and is_matched) or not are_types_equal or is_fixed(p) or is_fixed(q):
+        return 0.0
+    return _bridged(known, p, q)
+
+
+def _alike(known: Matching, p: Value, q: Value) -> float:
+    """How far two open parameters agree."""
+    if known.a.contents[p] == known.b.contents[q]:
+        return 1.0
+    return ALIKE if known.a.types[p] == known.b.types[q] else UNLIKE
+
+
+def _bridged(known: Matching, p: Value, q: Value) -> float:
+    """How far two Values agree of which at least one may stand for an operand of its own."""
+    ours, theirs = known.downward(known.a, p), known.downward(known.b, q)
+    if any(known.match.get(x) in theirs for x in ours if x in known.match):
+        return BRIDGED
+    weights = [x for x in ours if isinstance(x.op, Parameter) and x not in known.match]
+    others = [y for y in theirs if isinstance(y.op, Parameter) and y not in known.back]
+    return BRIDGED * max((_alike(known, x, y) for x in weights for y in others), default=0.0)
+
+
+def _users_agree(known: Matching, p: Value, q: Value) -> float:
+    """The share of the users, and of the outputs that they are, which two Values have in common."""
+    theirs = {(known.back[user], position) for user, position in known.b.users[q] if user in known.back}
+    outputs = [len(side.outputs.get(value, ())) for side, value in ((known.a, p), (known.b, q))]
+    agreeing = sum(use in theirs for use in known.a.users[p]) + min(outputs)
+    return agreeing / max(len(known.a.users[p]) + outputs[0], len(known.b.users[q]) + outputs[1], 1)
+
+
+def _names(side: Side, value: Value) -> list[str]:
+    return [side.name(value), *(side.name(operand) for operand in value.operands if isinstance(operand.op, Parameter))]
+
+
+def _common(first: str, second: str) -> int:
+    """How many parts of two names are the same, from the last one on: 2 for ``0.weight`` and ``base.0.weight``."""
+    pairs = zip(reversed(first.split(".")), reversed(second.split(".")), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1] != "", pairs))
