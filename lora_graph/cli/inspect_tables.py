@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
@@ -15,8 +15,8 @@ from lora_graph.inspect.statistics import Values
 from lora_graph.inspect.summary import Summary, mix
 from lora_graph.rewrite.record import Report
 
-MOST_PORTS, MOST_OPS, MOST_OF_MODULE = 8, 12, 4
-"""Inputs, outputs, and kinds of ops in the line about all of them, and in that of a module."""
+MOST_OF_MODULE = 4
+"""Kinds of ops in the line about a module."""
 LEAST_NAME, LEAST_FREE = 24, 10
 """Columns that names and the last text of a line keep when a table is wider than the terminal."""
 
@@ -33,7 +33,7 @@ def print_summary(console: Console, summary: Summary) -> None:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True, style="dim")
     grid.add_column(overflow="fold")
-    for name, text in _facts(summary):
+    for name, text in summary.facts:
         grid.add_row(name, safe(text))
     console.print(grid)
     names = _indented([module.name for module in summary.modules])
@@ -64,27 +64,6 @@ def _indented(paths: Sequence[str]) -> list[str]:
         lines.append("  " * len(around) + own)
         around.append(path)
     return lines
-
-
-def _facts(summary: Summary) -> Iterable[tuple[str, str]]:
-    counts, cost = summary.parameters, summary.cost
-    yield "model", summary.model + (f" (opset {summary.opset})" if summary.opset else "")
-    for what, types in (("inputs", summary.inputs), ("outputs", summary.outputs)):
-        listed = [f"{name}: {kind}" for name, kind in types.items()]
-        rest = [f"and {len(listed) - MOST_PORTS} more"] if len(listed) > MOST_PORTS else []
-        yield what, "; ".join([*listed[:MOST_PORTS], *rest]) or "none"
-    yield "ops", f"{sum(summary.ops.values()):,}: {mix(summary.ops, MOST_OPS)}"
-    share = f" ({counts.trainable / counts.total:.2%})" if counts.trainable else ""
-    apart = f", {counts.adapter:,} of adapters" if counts.adapter else ""
-    yield "parameters", f"{counts.total:,} in {nbytes(summary.weight_bytes)}; {counts.trainable:,} train{share}{apart}"
-    for record in summary.adapters:
-        where = record["path"] or "model"
-        yield "adapter", f"{where}: {record['family']} of rank {record['exported_rank']}, alpha {record['alpha']:g}"
-    sizes = ", ".join(f"{name} = {size}" for name, size in summary.binding.items())
-    yield "operations", amount(cost.flops, "FLOP") + (f" at {sizes}" if sizes else "")
-    moved = f"{nbytes(cost.read)} read, {nbytes(cost.written)} written"
-    yield "moved", f"{moved}: {cost.intensity:.2f} FLOP/byte" if cost.bytes else moved
-    yield "activations", f"{nbytes(summary.peak)} at the peak"
 
 
 def print_values(console: Console, values: Values) -> None:

@@ -31,9 +31,10 @@ Arrays = Mapping[str, Array]
 
 
 class Engine(Protocol):
-    """Runs one model on the same inputs again and again."""
+    """Runs one model on the same inputs again and again; ``costs`` are those of the graph that its nodes compute."""
 
     name: str
+    costs: Costs
 
     def run(self) -> None: ...
 
@@ -56,7 +57,7 @@ class Numpy:
 
     def __init__(self, program: Program, inputs: Arrays, state: Arrays, costs: Costs, *, reuse: bool = False) -> None:
         """With ``reuse`` a run writes its results where the run before left them, as training steps do."""
-        self._program, self._inputs, self._state, self._costs = program, inputs, state, costs
+        self._program, self._inputs, self._state, self.costs = program, inputs, state, costs
         self._reuse = reuse
         self._results: Arrays | None = None
         self._nodes: dict[Value, list[float]] = {}
@@ -78,14 +79,14 @@ class Numpy:
         self._results = results if self._reuse else None
 
     def timed(self) -> tuple[tuple[NodeTime, ...], Seconds]:
-        graph, taken = self._costs.graph, Names()
+        graph, taken = self.costs.graph, Names()
         own = {value: name for name, value in named(graph).items()}
         nodes = []
         for value, seconds in self._nodes.items():
             module = scope_in(graph, value)
             op = value.op.label if isinstance(value.op, Opaque) else value.op.name
             name = taken.new(own.get(value) or (f"{module}.{op}" if module else op))
-            nodes.append(NodeTime(name, op, module, tuple(seconds), *_Work.of([value], self._costs), value))
+            nodes.append(NodeTime(name, op, module, tuple(seconds), *_Work.of([value], self.costs), value))
         return tuple(nodes), tuple(self._runs)
 
     def close(self) -> None:
@@ -97,7 +98,7 @@ class OnnxRuntime:
 
     def __init__(self, source: ModelSource, costs: Costs, feeds: Arrays, *, threads: int, optimize: bool) -> None:
         self.name = RUNTIME if optimize else AS_IS
-        self._costs, self._feeds = costs, feeds
+        self.costs, self._feeds = costs, feeds
         self._plain = QuietSession(source, threads=threads, optimize=optimize)
         self._timed = ProfilingSession(source, threads=threads, optimize=optimize)
 
@@ -109,14 +110,14 @@ class OnnxRuntime:
 
     def timed(self) -> tuple[tuple[NodeTime, ...], Seconds]:
         profile = self._timed.profile()
-        graph = self._costs.graph
+        graph = self.costs.graph
         values = named(graph)
         nodes = []
         for node, covered in zip(profile.nodes, claimed(profile.nodes, graph), strict=True):
             made = next((values[name] for name in node.results if name in values), None)
             module = (scope_in(graph, made) if made is not None else "") or node.scope
             whole = made.operands[0] if made is not None and isinstance(made.op, Project) else made
-            work = _Work.of(covered, self._costs)
+            work = _Work.of(covered, self.costs)
             nodes.append(NodeTime(node.name, node.op, module, node.seconds, *work, whole))
         return tuple(nodes), profile.seconds
 
@@ -198,7 +199,7 @@ def measure(engines: Sequence[Engine], warmup: int, repeat: int) -> list[Timing]
 def _timing(engine: Engine, plain: Seconds, counted: Sequence[bool]) -> Timing:
     nodes, runs = engine.timed()
     kept = tuple(replace(node, seconds=tuple(compress(node.seconds, counted))) for node in nodes)
-    return Timing(engine.name, kept, tuple(compress(runs, counted)), plain)
+    return Timing(engine.name, kept, tuple(compress(runs, counted)), plain, engine.costs)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from functools import cached_property
 from statistics import median, quantiles
 from typing import Any
 
+from lora_graph.inspect.cost import Costs
 from lora_graph.ir.value import Value
 
 Seconds = tuple[float, ...]
@@ -54,13 +55,15 @@ class Timing:
     """One engine: its nodes in the order in which they ran, and the seconds of each run as a whole.
 
     ``runs`` are those in which the nodes were timed, ``plain`` others in which nothing was. ``peaks`` is the best rate
-    of a matrix product that was measured in this engine, in operations a second, by dtype.
+    of a matrix product that was measured in this engine, in operations a second, by dtype; ``costs`` are those of the
+    graph whose Values the nodes compute.
     """
 
     engine: str
     nodes: tuple[NodeTime, ...]
     runs: Seconds
     plain: Seconds
+    costs: Costs
     peaks: Mapping[str, float] = field(default_factory=dict)
 
     @property

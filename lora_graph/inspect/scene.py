@@ -138,6 +138,11 @@ class SceneMaker:
         self._stages: list[Stage] = []
         self._last: Graph | None = None
 
+    @property
+    def ids(self) -> Mapping[Value, int]:
+        """The node that each Value is."""
+        return self._ids
+
     def follow(self, name: str, graph: Graph) -> None:
         """A stage whose Values continue those of the stage before wherever they can."""
         last = self._last

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from lora_graph.inspect.inspected import Inspected, Model
 from lora_graph.inspect.modules import Module, Parameters, counted, histogram, modules
 from lora_graph.ir.types import Array
 
+MOST_PORTS, MOST_OPS = 8, 12
+"""Inputs, outputs, and kinds of ops that are named in the facts about a model."""
 
 @dataclass(frozen=True)
 class Summary:
@@ -39,6 +41,28 @@ class Summary:
         """Of all operations, those in a module; of all bytes where there are no operations."""
         part, whole = (module.cost.flops, self.cost.flops) if self.cost.flops else (module.cost.bytes, self.cost.bytes)
         return part / whole if whole else 0.0
+
+    @property
+    def facts(self) -> Iterator[tuple[str, str]]:
+        """What it is and costs in words, a name and a text a fact."""
+        counts, cost = self.parameters, self.cost
+        yield "model", self.model + (f" (opset {self.opset})" if self.opset else "")
+        for what, types in (("inputs", self.inputs), ("outputs", self.outputs)):
+            listed = [f"{name}: {kind}" for name, kind in types.items()]
+            rest = [f"and {len(listed) - MOST_PORTS} more"] if len(listed) > MOST_PORTS else []
+            yield what, "; ".join([*listed[:MOST_PORTS], *rest]) or "none"
+        yield "ops", f"{sum(self.ops.values()):,}: {mix(self.ops, MOST_OPS)}"
+        share = f" ({counts.trainable / counts.total:.2%})" if counts.trainable else ""
+        apart = f", {counts.adapter:,} of adapters" if counts.adapter else ""
+        yield "parameters", f"{counts.total:,} in {nbytes(self.weight_bytes)}; {counts.trainable:,} train{share}{apart}"
+        for record in self.adapters:
+            where = record["path"] or "model"
+            yield "adapter", f"{where}: {record['family']} of rank {record['exported_rank']}, alpha {record['alpha']:g}"
+        sizes = ", ".join(f"{name} = {size}" for name, size in self.binding.items())
+        yield "operations", amount(cost.flops, "FLOP") + (f" at {sizes}" if sizes else "")
+        moved = f"{nbytes(cost.read)} read, {nbytes(cost.written)} written"
+        yield "moved", f"{moved}: {cost.intensity:.2f} FLOP/byte" if cost.bytes else moved
+        yield "activations", f"{nbytes(self.peak)} at the peak"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON; the keys are those of docs/inspect.md."""

@@ -91,7 +91,7 @@ class Placed {
     if (item < n) return [nodes.x[item], nodes.y[item], nodes.w[item], nodes.h[item]];
     const j = item - n;
     if (this.frames[j]) return [blocks.x[j], blocks.y[j], blocks.w[j], blocks.h[j]];
-    return [Math.round(blocks.x[j] + (blocks.w[j] - blocks.cw[j]) / 2), blocks.y[j], blocks.cw[j], blocks.ch[j]];
+    return [blocks.cx[j], blocks.y[j], blocks.cw[j], blocks.ch[j]];
   }
 
   cut() {
@@ -108,7 +108,7 @@ class Placed {
         this.across.add(x - side, x + pad);
         this.across.add(x + w - pad, x + w + side);
         this.down.add(y - spacing.y, y + spacing.header);
-        this.down.add(y + h, y + h + spacing.y);
+        this.down.add(y + h - spacing.y, y + h + spacing.y);
       } else {
         this.across.add(x - side, x + w + side);
         this.down.add(y - spacing.y, y + h + spacing.y);

@@ -50,7 +50,7 @@ class Page extends Sheet {
   setSplit(isSplit) {
     if (this.isDiff || this.scene.stages.length < 2) return;
     this.isSplit = isSplit;
-    this.all[1].canvas.parentElement.hidden = !isSplit;
+    this.all[1].canvas.closest(".pane").hidden = !isSplit;
     this.place();
     this.view.fit(true);
     this.say();

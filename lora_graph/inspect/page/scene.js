@@ -71,6 +71,11 @@ class Scene {
     return lists;
   }
 
+  /** Whether stage `k` has other nodes than the one before. */
+  isNewIn(k) {
+    return k > 0 && this.alive[k].some((isAlive, node) => isAlive !== this.alive[k - 1][node]);
+  }
+
   /** How many nodes an item is. */
   size(item) {
     return this.sizes[item];

@@ -1,13 +1,9 @@
-// What is drawn: what is open and shown of which stages, and what follows when one of these changes: place() after boxes
+// What is drawn: what is open and shown of which stages, and what follows when that changes: place() after boxes
 // come or go, refresh() after a stage or a colour changes, redraw() after anything.
 
 const FIRST_SIGHT = 150,
   DECADES = 4;
-const HEATS = {
-  time: { name: "time", unit: "s" },
-  flops: { name: "FLOPs", unit: "FLOP" },
-  bytes: { name: "bytes", unit: "B" },
-};
+const UNITS = { time: "s", flops: "FLOP", bytes: "B" };
 
 class Sheet {
   constructor(scene) {
@@ -36,8 +32,11 @@ class Sheet {
       ),
     });
     this.view = new View(this);
-    for (const [key, { ids, values }] of Object.entries(scene.metrics))
-      this.heats[HEATS[key]?.name ?? key] = { name: key, unit: "", ...HEATS[key], ids, values };
+    for (const [key, { ids, values }] of Object.entries(scene.metrics)) {
+      const name = key === "flops" ? "FLOPs" : key;
+      this.heats[name] = { name, unit: UNITS[key.split(",")[0]] ?? "", ids, values };
+    }
+    if (scene.subject === "profile") this.heat = Object.values(this.heats)[0] ?? null;
   }
 
   get panes() {

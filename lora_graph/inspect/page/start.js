@@ -22,13 +22,14 @@ const wire = (page) => {
   for (const name of heats) $("heat").append(option(name, name || "by op"));
   for (const [k, { name }] of scene.stages.entries()) $("against").append(option(k, name));
   $("slider").max = scene.stages.length - 1;
+  scene.alive.forEach((_, k) => $("ticks").append(make("i", { className: scene.isNewIn(k) ? "full" : "" })));
   $("depth").disabled = !scene.levels;
   $("heat").disabled = heats.length < 2;
   $("constants").disabled = !scene.nodes.kind.includes(CONSTANT);
   $("weights").disabled = !scene.nodes.kind.includes(PARAMETER);
   $("compare").hidden = !hasStages;
   $("passes").hidden = !hasStages;
-  page.all[1].canvas.parentElement.hidden = !page.isSplit;
+  page.all[1].canvas.closest(".pane").hidden = !page.isSplit;
 
   const acts = {
     depth: () => page.setDepth(Number($("depth").value)),
@@ -148,7 +149,7 @@ const start = () => {
   document.documentElement.dataset.theme = preferred.matches ? "dark" : "light";
   const data = JSON.parse($("data").textContent),
     isDiff = data.kind === "diff";
-  $("pane1").parentElement.hidden = !isDiff;
+  $("pane1").closest(".pane").hidden = !isDiff;
   const page = new Page(new Scene(data)),
     acts = wire(page);
   preferred.addEventListener("change", () => setTheme(page, preferred.matches ? "dark" : "light"));

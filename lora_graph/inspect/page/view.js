@@ -93,8 +93,8 @@ class View {
   fit(isReadable = false) {
     const { w, h } = this.page.extent(),
       side = 32,
-      above = 48,
-      below = 56;
+      above = 28,
+      below = 28;
     const wide = (this.width - 2 * side) / Math.max(w, 1),
       high = (this.height - above - below) / Math.max(h, 1);
     let k = Math.min(wide, high, 1.4);
