@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_graph.cli.checking import sizes_of
-from lora_graph.cli.commands import AS_JSON, MODEL
+from lora_graph.cli.commands import AS_JSON, HTML, MODEL
+from lora_graph.files import require_writable
 
 if TYPE_CHECKING:
     from lora_graph.inspect.inspected import Inspected
@@ -24,7 +25,11 @@ PRESETS = ("train", "train-onnx", "inference", "export", "prepare", "finish", "m
 @click.option("--values", is_flag=True, help="Statistics of every weight, and of what adapters change.")
 @click.option("--passes", is_flag=True, help="What each pass of the optimizer does to it.")
 @click.option(
-    "--preset", type=click.Choice(PRESETS), default="inference", show_default=True, help="The passes of --passes."
+    "--preset",
+    type=click.Choice(PRESETS),
+    default="inference",
+    show_default=True,
+    help="The passes of --passes and --html.",
 )
 @click.option("--ir", is_flag=True, help="Only its graph, as text.")
 @click.option("--script", is_flag=True, help="Only its source as an onnxscript function.")
@@ -35,6 +40,7 @@ PRESETS = ("train", "train-onnx", "inference", "export", "prepare", "finish", "m
     help="The size of a named dimension, or of a built-in layer.  [default: 1 for a batch, else 16]",
 )
 @click.option("--depth", type=click.IntRange(0), help="Names in the paths of modules.  [default: up to 40 modules]")
+@HTML
 @AS_JSON
 def inspect(
     model: Path,
@@ -45,6 +51,7 @@ def inspect(
     script: bool,
     size: tuple[str, ...],
     depth: int | None,
+    html: Path | None,
     as_json: bool,
 ) -> None:
     """Show what MODEL takes, gives, is made of and costs, module by module, before any optimization.
@@ -54,6 +61,12 @@ def inspect(
     from lora_graph.inspect.inspected import Inspected
 
     opened = Inspected.of(model, sizes=sizes_of(size))
+    if html is not None:
+        from lora_graph.inspect.page import write_page
+        from lora_graph.inspect.page.model import model_page
+
+        require_writable(html)
+        write_page(html, model_page(opened, preset=preset, values=values))
     if as_json:
         facts = _facts(opened, model, depth, values, preset if passes else "", ir, script)
         click.echo(json.dumps(facts, indent=2, allow_nan=False))

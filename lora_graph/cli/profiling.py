@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from lora_graph.cli.checking import sizes_of
-from lora_graph.cli.commands import AS_JSON, MODEL
+from lora_graph.cli.commands import AS_JSON, HTML, MODEL
+from lora_graph.files import require_writable
 
 
 @click.command(short_help="Tell where the time of a run goes.")
@@ -40,6 +41,7 @@ from lora_graph.cli.commands import AS_JSON, MODEL
 @click.option("--warmup", type=click.IntRange(0), default=3, show_default=True, help="Runs before them.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the inputs.")
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="Rows a table.")
+@HTML
 @AS_JSON
 def profile(
     model: Path,
@@ -47,6 +49,7 @@ def profile(
     size: tuple[str, ...],
     data: Path | None,
     top: int,
+    html: Path | None,
     as_json: bool,
     optimizer: str | None,
     **settings: Any,
@@ -58,6 +61,8 @@ def profile(
     from lora_graph.inspect.profile_text import Room, text
 
     sizes = sizes_of(size)
+    if html is not None:
+        require_writable(html)
     names = [] if data is None else Inspected.of(model, sizes=sizes).graph.input_names
     report = lg.profile(
         model,
@@ -67,6 +72,11 @@ def profile(
         optimizer=None if optimizer is None else {"adamw": lg.AdamW, "adam": lg.Adam, "sgd": lg.SGD}[optimizer](1e-3),
         **settings,
     )
+    if html is not None:
+        from lora_graph.inspect.page import write_page
+        from lora_graph.inspect.page.profile import profile_page
+
+        write_page(html, profile_page(report, Inspected.of(model, sizes=sizes).adapters))
     if as_json:
         click.echo(json.dumps(plain(report.to_dict()), indent=2, allow_nan=False))
     else:

@@ -192,6 +192,8 @@ class SceneMaker:
                 node = self._ids.get(continued[value]) if value in continued else None
                 if node is None or node in taken:
                     node = self._new(graph, value, value in ours)
+                else:
+                    self._tell(node, value)
                 taken.add(node)
                 self._ids[value] = node
             nodes.add(node)
@@ -220,6 +222,12 @@ class SceneMaker:
         )
         self._nodes.append(made)
         return node
+
+    def _tell(self, node: int, value: Value) -> None:
+        """Add what is known of ``value`` alone to what is told of the node that it continues."""
+        old, more = self._nodes[node], self._details.get(value, {})
+        if more.keys() - old.details.keys():
+            self._nodes[node] = replace(old, details={**more, **old.details})
 
     def _link(self, operand: Value, target: int, index: int, nodes: set[int], edges: list[int]) -> None:
         op = operand.op

@@ -16,6 +16,7 @@ from lora_graph.ir.types import Array
 MOST_PORTS, MOST_OPS = 8, 12
 """Inputs, outputs, and kinds of ops that are named in the facts about a model."""
 
+
 @dataclass(frozen=True)
 class Summary:
     """What :func:`lora_graph.summarize` finds out about a model. Costs are for the sizes of ``binding``."""

@@ -7,8 +7,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import lora_graph as lg
+from lora_graph.inspect.inspected import Inspected
+from lora_graph.inspect.page.model import model_page
 from tests.inspect.browser import OpenPage, start_driver
 from tests.inspect.page_data import NEW, N, dense, dense_diff, dense_stages, page_data
 
@@ -378,3 +382,17 @@ def test_ten_thousand_boxes(show: Opener) -> None:
     assert page.run(drawn) == len(nodes)
     near = page.run("loraGraph.visit(arguments[0]); loraGraph.paint(); return loraGraph.panes[0].drawn", 5000)
     assert 0 < near < 500, "what is out of sight is not drawn"
+
+
+def test_the_page_of_a_real_layer(show: Opener, rng: np.random.Generator) -> None:
+    layer = lg.StandardLoRAAdapter(lg.LSTMLayer(6, 8, rng=rng), 2, site="weight", rng=rng)
+    page = show(model_page(Inspected.of(layer), preset="deploy", values=True))
+    assert "lora of rank 2" in page.text("panel")
+    for kept in (True, False):
+        page.run("loraGraph.setKept(arguments[0])", kept)
+        for stage in range(len(page.data["stages"])):
+            page.run("loraGraph.setStage(arguments[0]); loraGraph.paint()", stage)
+            assert apart(page), stage
+    page.press(ESCAPE, "[", "[", "[")
+    assert "fired" in page.text("panel"), "the pass that hoists weights"
+    assert page.run("return loraGraph.panes[0].alive.filter(Boolean).length") < len(page.data["nodes"]["op"])

@@ -1,0 +1,78 @@
+"""--html: the page of a model, a profile or a diff, as a shell script would ask for it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lora_graph as lg
+from lora_graph.inspect import profile_peak
+from tests.cli.test_commands import call
+from tests.onnx.forms.models import adapted, dense
+
+COMMANDS = ["inspect", "profile"]
+FEW = {"inspect": (), "profile": ("--repeat", 2, "--warmup", 0)}
+
+
+@pytest.fixture(autouse=True)
+def _small_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile_peak, "SHAPES", ((16, 16, 16),))
+    profile_peak.gemm_peak.cache_clear()
+
+
+@pytest.fixture
+def model(rng: np.random.Generator, tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    lg.export_onnx(adapted(dense(rng), "lora", rng), path)
+    return path
+
+
+def data_of(page: Path) -> dict[str, Any]:
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    data: dict[str, Any] = json.loads(found)
+    return data
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_page_is_written_beside_what_is_printed(command: str, model: Path, tmp_path: Path) -> None:
+    page = tmp_path / "out.html"
+    result = call(command, model, "--html", page, "--json", *FEW[command])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["model"] == str(model)
+    data = data_of(page)
+    assert data["name"] == "model.onnx"
+    assert "MatMul" in data["strings"]
+    assert len(data["stages"]) > 1
+    assert data["adapter"]
+
+
+def test_the_page_shows_the_passes_and_statistics_asked_for(model: Path, tmp_path: Path) -> None:
+    page = tmp_path / "out.html"
+    assert call("inspect", model, "--html", page, "--preset", "deploy", "--values").exit_code == 0
+    data = data_of(page)
+    assert "fuse Gemm" in [stage["name"] for stage in data["stages"]]
+    assert "mean ± std" in data["strings"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x07\x12\x04half"])
+def test_a_broken_model_leaves_no_page(command: str, content: bytes, tmp_path: Path) -> None:
+    broken, page = tmp_path / "broken.onnx", tmp_path / "out.html"
+    broken.write_bytes(content)
+    result = call(command, broken, "--html", page)
+    assert result.exit_code == 2
+    assert len(result.output.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.onnx"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_page_that_cannot_be_written_is_one_line(command: str, model: Path, tmp_path: Path) -> None:
+    result = call(command, model, "--html", tmp_path / "nowhere" / "out.html", *FEW[command])
+    assert result.exit_code == 2
+    assert "cannot write" in result.output
+    assert len(result.output.splitlines()) == 1
