@@ -6,8 +6,10 @@ import gc
 
 import pytest
 
+from lora_graph.inspect.cost import Costs
 from lora_graph.inspect.profile_engines import BLOCKS, measure
 from lora_graph.inspect.profile_report import NodeTime, Seconds, spread
+from lora_graph.ir import Graph
 
 
 class Recorder:
@@ -15,6 +17,7 @@ class Recorder:
 
     def __init__(self, name: str, log: list[str]) -> None:
         self.name, self.log, self.count = name, log, 0
+        self.costs = Costs(Graph((), {}), {})
 
     def run(self) -> None:
         assert not gc.isenabled()

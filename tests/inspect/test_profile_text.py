@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from lora_graph.inspect.cost import Costs
 from lora_graph.inspect.profile_report import NodeTime, ProfileReport, Timing
 from lora_graph.inspect.profile_text import NARROWEST, Room, shortened, text
+from lora_graph.ir import Graph
 
 MODULE = "encoder.layer.0.attention.output.dense.weighted"
 
@@ -17,7 +19,7 @@ def report() -> ProfileReport:
         NodeTime(f"{MODULE}.MatMul", "MatMul", MODULE, (4e-3, 2e-3, 3e-3), 6_000_000, "float32"),
         NodeTime("y", "Add", "head", (1e-3, 1e-3, 1e-3)),
     )
-    timing = Timing("numpy", nodes, (5e-3, 5e-3, 5e-3), (4e-3, 4e-3, 4e-3), {"float32": 8e9})
+    timing = Timing("numpy", nodes, (5e-3, 5e-3, 5e-3), (4e-3, 4e-3, 4e-3), Costs(Graph((), {}), {}), {"float32": 8e9})
     return ProfileReport("m.onnx", "batch = 2", 2, 1, 3, 0, {"numpy": timing}, ("a note",))
 
 
