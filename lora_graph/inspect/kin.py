@@ -34,7 +34,8 @@ def adapter_values(graph: Graph, adapters: Collection[str]) -> frozenset[Value]:
             fixed.add(value)
         elif any(operand in data for operand in operands):
             data.add(value)
-            if not others or (data.issuperset(others) and not weights.isdisjoint(operands)):
+            is_entry = data.issuperset(others) and all(operand in weights for operand in operands if operand in ours)
+            if not others or (is_entry and not weights.isdisjoint(operands)):
                 ours.add(value)
         elif not others:
             weights.add(value)

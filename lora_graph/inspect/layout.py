@@ -16,6 +16,7 @@ from lora_graph.inspect.layout_rows import Grid, Ports, grid_of, nets_of
 from lora_graph.inspect.layout_wires import Placed, Points, Wiring
 from lora_graph.inspect.scene import Scene
 from lora_graph.inspect.scene_text import Caption, caption, width_of
+from lora_graph.rewrite.pipeline import no_collections
 
 GAP_X, GAP_Y, WIRE, PAD, HEADER = 20, 30, 6, 14, 24
 """Between boxes in a row, between rows, to each side of a wire, and inside a block at its sides and its top."""
@@ -54,7 +55,8 @@ class Layout:
 
 def lay_out(scene: Scene) -> Layout:
     """The layout of ``scene``; the same for equal scenes, whatever the order of sets."""
-    return _Layout(scene).run()
+    with no_collections():
+        return _Layout(scene).run()
 
 
 class _Layout:

@@ -16,6 +16,7 @@ from lora_graph.ir.leaves import Absent, Constant, Dimension, Input, Parameter
 from lora_graph.ir.op import Op
 from lora_graph.ir.types import Type
 from lora_graph.ir.value import Value
+from lora_graph.rewrite.pipeline import no_collections
 from lora_graph.rewrite.record import Report
 
 KINDS = ("op", "input", "parameter", "constant", "output")
@@ -101,11 +102,12 @@ def scene_of(
     ``metrics`` and ``details`` tell of Values of any stage; ``adapters`` are the parameters that belong to adapters.
     A Value that a pass only builds again on other operands stays the same node.
     """
-    making = SceneMaker(graph.name, adapters, details or {})
-    making.add(MODEL, graph)
-    for record in report.passes if report else ():
-        making.follow(record.name, record.after)
-    return making.scene(metrics or {})
+    with no_collections():
+        making = SceneMaker(graph.name, adapters, details or {})
+        making.add(MODEL, graph)
+        for record in report.passes if report else ():
+            making.follow(record.name, record.after)
+        return making.scene(metrics or {})
 
 
 def scene_of_pair(

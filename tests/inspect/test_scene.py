@@ -228,6 +228,14 @@ def test_the_adapters_part_ends_where_it_joins_the_base() -> None:
     ]
 
 
+def test_a_product_that_adds_to_what_the_base_computes_is_not_the_adapters() -> None:
+    """Gemm(x A, B, x W) takes the adapter's B, but its result is that of both."""
+    w, a, b = (ops.parameter(name, "float32", shape) for name, shape in (("w", (4, 3)), ("A", (4, 2)), ("B", (2, 3))))
+    down = X @ a
+    joined = ops.gemm(down, b, X @ w)
+    assert adapter_values(Graph((X,), {"y": ops.relu(joined)}), {"A", "B"}) == {a, b, down}
+
+
 def test_in_a_merged_weight_the_change_is_the_adapters_and_the_sum_is_not() -> None:
     w = ops.parameter("w", "float32", (4, 4))
     a, b = ops.parameter("A", "float32", (4, 2)), ops.parameter("B", "float32", (2, 4))
