@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         TuckerConvolution,
         adapt,
     )
-    from lora_graph.inspect import check, diff, lint_adapter, profile, summarize
+    from lora_graph.inspect import check, diff, lint_adapter, picture, profile, summarize
     from lora_graph.interop import load_lycoris, load_peft
     from lora_graph.layers import (
         AveragePoolLayer,
@@ -75,7 +75,7 @@ _HOMES = {
         "AdaptedModel Adapter DoRAAdapter DyLoRAAdapter KroneckerForm LoKrAdapter LoRAConvolution LoRADropAdapter "
         "LoRALayer Site StandardLoRAAdapter Target TuckerConvolution adapt"
     ),
-    "inspect": "check diff lint_adapter profile summarize",
+    "inspect": "check diff lint_adapter picture profile summarize",
     "interop": "load_lycoris load_peft",
     "layers": (
         "AveragePoolLayer BatchNormalizationLayer Context ConvolutionalLayer DenseLayer EmbeddingLayer FlattenLayer "
@@ -164,6 +164,7 @@ __all__ = [
     "ops",
     "optimize",
     "parse",
+    "picture",
     "profile",
     "summarize",
     "tensor",

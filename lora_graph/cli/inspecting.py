@@ -41,6 +41,11 @@ PRESETS = ("train", "train-onnx", "inference", "export", "prepare", "finish", "m
 )
 @click.option("--depth", type=click.IntRange(0), help="Names in the paths of modules.  [default: up to 40 modules]")
 @HTML
+@click.option(
+    "--svg",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw it to this file, after the passes of --preset with --passes; --depth says which modules are opened.",
+)
 @AS_JSON
 def inspect(
     model: Path,
@@ -52,6 +57,7 @@ def inspect(
     size: tuple[str, ...],
     depth: int | None,
     html: Path | None,
+    svg: Path | None,
     as_json: bool,
 ) -> None:
     """Show what MODEL takes, gives, is made of and costs, module by module, before any optimization.
@@ -67,6 +73,10 @@ def inspect(
 
         require_writable(html)
         write_page(html, model_page(opened, preset=preset, values=values))
+    if svg:
+        from lora_graph.inspect.drawing import picture
+
+        picture(opened, svg, preset=preset if passes else None, depth=None if depth is None else max(depth - 1, 0))
     if as_json:
         facts = _facts(opened, model, depth, values, preset if passes else "", ir, script)
         click.echo(json.dumps(facts, indent=2, allow_nan=False))

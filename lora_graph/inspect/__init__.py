@@ -2,6 +2,7 @@
 
 from lora_graph.inspect.compare import check
 from lora_graph.inspect.diffing import DiffReport, diff
+from lora_graph.inspect.drawing import picture
 from lora_graph.inspect.lint import lint_adapter
 from lora_graph.inspect.profile_model import profile
 from lora_graph.inspect.profile_report import ProfileReport
@@ -18,6 +19,7 @@ __all__ = [
     "check",
     "diff",
     "lint_adapter",
+    "picture",
     "profile",
     "summarize",
 ]

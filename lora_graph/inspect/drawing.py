@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from lora_graph.files import atomic_write
 from lora_graph.inspect.cost import Cost, Costs, details, metrics
-from lora_graph.inspect.inspected import Inspected
+from lora_graph.inspect.inspected import Inspected, Model
 from lora_graph.inspect.layout import Layout, lay_out
 from lora_graph.inspect.scene import Scene, scene_of
 from lora_graph.inspect.svg import boxes_at, svg
@@ -34,28 +34,28 @@ def costs_of(model: Inspected, report: Report | None = None) -> dict[Value, Cost
     return costs.of | {value: costs.cost(value) for value in dict.fromkeys(made) if value not in costs.of}
 
 
-def picture(model: Inspected, *, preset: str | None = None, depth: int | None = None, constants: bool = False) -> str:
-    """``model``, after the passes of ``preset`` if one is given, as the text of an SVG image.
-
-    Modules inside ``depth`` others are folded; where ``depth`` is None, so many that the picture stays readable.
-    """
-    scene = model_scene(model, preset)
-    layout = lay_out(scene.only(len(scene.stages) - 1))
-    return svg(layout, depth=readable_depth(layout) if depth is None else depth, constants=constants)
-
-
-def write_picture(
-    path: str | os.PathLike[str],
-    model: Inspected,
+def picture(
+    model: Model | Inspected,
+    path: str | os.PathLike[str] | None = None,
     *,
     preset: str | None = None,
     depth: int | None = None,
     constants: bool = False,
-) -> None:
-    """:func:`picture` in a file, which is written as a whole or not at all."""
-    text = picture(model, preset=preset, depth=depth, constants=constants)
-    with atomic_write(path) as file:
-        file.write(text.encode())
+) -> str:
+    """``model``, after the passes of ``preset`` if one is given, as the text of an SVG image.
+
+    A model is what :func:`lora_graph.summarize` takes: a layer, a graph, an ONNX model, a run. Modules inside ``depth``
+    others are boxes of their own; where ``depth`` is None, so many that the picture stays readable. With ``path`` the
+    image is also written to that file, as a whole or not at all. LoadError for what cannot be read, ValueError for a
+    preset there is not.
+    """
+    scene = model_scene(model if isinstance(model, Inspected) else Inspected.of(model), preset)
+    layout = lay_out(scene.only(len(scene.stages) - 1))
+    text = svg(layout, depth=readable_depth(layout) if depth is None else depth, constants=constants)
+    if path is not None:
+        with atomic_write(path) as file:
+            file.write(text.encode())
+    return text
 
 
 def readable_depth(layout: Layout, most: int = MOST_BOXES) -> int | None:

@@ -15,7 +15,7 @@ from lora_graph.inspect.layout_columns import Neighbour, place_rows
 from lora_graph.inspect.layout_rows import Grid, Ports, grid_of, nets_of
 from lora_graph.inspect.layout_wires import Placed, Points, Wiring
 from lora_graph.inspect.scene import Scene
-from lora_graph.inspect.scene_text import Caption, caption, width_of
+from lora_graph.inspect.scene_text import Caption, captions, width_of
 from lora_graph.rewrite.pipeline import no_collections
 
 GAP_X, GAP_Y, WIRE, PAD, HEADER = 20, 30, 6, 14, 24
@@ -66,7 +66,7 @@ class _Layout:
         self.blocks, self.block_of = nesting.blocks, nesting.block_of
         self.nets = nets_of(scene, nesting)
         self.loose = {node.id for node in scene.nodes if node.kind in LEAVES}
-        self.captions = [caption(node) for node in scene.nodes]
+        self.captions = captions(scene)
         self.least = [_folded_size(block) for block in self.blocks]
         self.w = [c.width for c in self.captions] + [0] * len(self.blocks)
         self.h = [c.height for c in self.captions] + [0] * len(self.blocks)

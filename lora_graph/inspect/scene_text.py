@@ -6,10 +6,12 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lora_graph.inspect.scene import Node
+from lora_graph.inspect.scene import Node, Scene
 
 LONGEST = 26
 """Characters of a line in a box."""
+SHORT = 8
+"""Characters of a number that are said beside the name of an op."""
 TITLE, SUBTITLE = 7.2, 6.2
 """Pixels that a character takes, at 12 and at 10.5 pixels of height."""
 
@@ -24,12 +26,28 @@ class Caption:
     height: int
 
 
-def caption(node: Node) -> Caption:
-    """An op says its name and its type, a leaf what it is called."""
+def captions(scene: Scene) -> list[Caption]:
+    """What the box of each node says: an op its name and its type, a leaf what it is called.
+
+    An op of one number, such as a scale, says that number as well, since constants are mostly hidden.
+    """
+    numbers: dict[int, list[str]] = {}
+    for source, target, _ in scene.edges:
+        constant = scene.nodes[source]
+        if constant.kind == "constant":
+            numbers.setdefault(target, []).append(constant.label)
+    return [_caption(node, numbers.get(node.id, [])) for node in scene.nodes]
+
+
+def _caption(node: Node, numbers: list[str]) -> Caption:
     if node.kind == "constant":
         return _small(node.label)
     name = node.op if node.kind == "op" else within(node.label, node.module)
-    return _large(f"result {node.attributes['index']}" if node.op == "Project" else name, node.type)
+    if node.op == "Project":
+        name = f"result {node.attributes['index']}"
+    elif len(numbers) == 1 and len(numbers[0]) <= SHORT:
+        name = f"{name} {numbers[0]}"
+    return _large(name, node.type)
 
 
 @lru_cache(maxsize=4096)

@@ -173,3 +173,20 @@ def test_bad_options_are_one_line(arguments: tuple[str, ...], message: str) -> N
 
 def test_every_preset_can_be_asked_for() -> None:
     assert set(PRESETS) == set(ALL_PRESETS)
+
+
+def test_a_drawing_beside_the_tables(run: Path, tmp_path: Path) -> None:
+    image = tmp_path / "run.svg"
+    assert call("inspect", run, "--svg", image, "--depth", "1").exit_code == 0
+    folded = image.read_text()
+    assert folded.startswith("<svg")
+    assert call("inspect", run, "--svg", image, "--passes", "--preset", "deploy").exit_code == 0
+    assert image.read_text() != folded
+
+
+def test_a_file_that_cannot_be_read_is_not_drawn(tmp_path: Path) -> None:
+    broken, image = tmp_path / "broken.onnx", tmp_path / "broken.svg"
+    broken.write_bytes(b"no model")
+    result = call("inspect", broken, "--svg", image)
+    assert result.exit_code == 2
+    assert not image.exists()

@@ -13,7 +13,7 @@ from lora_graph import ops
 from lora_graph.inspect.kin import adapter_values
 from lora_graph.inspect.scene import Edge, Node, Scene, attribute_text, constant_text, cyclic, scene_of, scene_of_pair
 from lora_graph.inspect.scene_data import ranges
-from lora_graph.inspect.scene_text import caption, shape_of, shorten, width_of
+from lora_graph.inspect.scene_text import captions, shape_of, shorten, width_of
 from lora_graph.inspect.stages import align, replaced
 from lora_graph.ir import Graph, dim
 from lora_graph.ir.graph import Note
@@ -273,8 +273,14 @@ def test_long_and_hostile_names_are_cut_and_cleaned() -> None:
     assert "…" in long
     assert shorten("a\u202eb\x00c\n") == "a\ufffdb\ufffdc\ufffd"
     assert width_of("漢字", 7.0) == 28
-    node = Node(0, "Input", "\u202e" * 10_000, "input", "float32[2]")
-    assert caption(node).width < 260
+    scene = scene_of(Graph((ops.input("\u202e" * 10_000, "float32", (2,)),), {}))
+    assert captions(scene)[0].width < 260
+
+
+def test_an_op_of_one_number_says_it() -> None:
+    scene = scene_of(Graph((X,), {"y": ops.tanh(X * 0.5) * 1.2345678}))
+    said = [c.title for c, node in zip(captions(scene), scene.nodes, strict=True) if node.kind == "op"]
+    assert said == ["Mul 0.5", "Tanh", "Mul"]
 
 
 def test_attributes_and_constants_as_text() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import lora_graph as lg
 from lora_graph import ops
-from lora_graph.inspect.drawing import picture, readable_depth, write_picture
+from lora_graph.inspect.drawing import readable_depth
 from lora_graph.inspect.folding import Squeeze, View, fold, folded_below
 from lora_graph.inspect.inspected import Inspected
 from lora_graph.inspect.layout import lay_out
@@ -50,7 +50,7 @@ def test_the_boxes_of_a_graph_say_what_they_are() -> None:
     graph = Graph((X,), {"y": ops.relu(product) * 2.0}, {product: Note(scope="fc")})
     assert texts(svg(scene_of(graph))) == [
         *["fc", "x", "batch × 4", "weight", "4 × 3", "MatMul", "batch × 3"],
-        *["Relu", "batch × 3", "Mul", "batch × 3", "y", "batch × 3"],
+        *["Relu", "batch × 3", "Mul 2.0", "batch × 3", "y", "batch × 3"],
     ]
     assert "2.0" in texts(svg(scene_of(graph), constants=True))
 
@@ -194,12 +194,30 @@ def test_the_depth_is_chosen_so_that_a_picture_stays_readable() -> None:
 
 def test_a_picture_of_a_model_is_written_as_a_whole(tmp_path: Path) -> None:
     layer = lg.StandardLoRAAdapter(lg.DenseLayer(8, 8, rng=0), rank=2, site="weight", rng=0)
-    model = Inspected.of(layer)
     path = tmp_path / "layer.svg"
-    write_picture(path, model, preset="deploy")
-    assert path.read_text() == picture(model, preset="deploy")
+    text = lg.picture(layer, path, preset="deploy")
+    assert path.read_text() == text == lg.picture(Inspected.of(layer), preset="deploy")
     assert [path.name for path in tmp_path.iterdir()] == ["layer.svg"]
-    assert "operations: " in picture(model)
+    assert "Gemm" in texts(text)
+    assert "operations: " in text
     with pytest.raises(ValueError, match="preset"):
-        write_picture(tmp_path / "other.svg", model, preset="nonsense")
+        lg.picture(layer, tmp_path / "other.svg", preset="nonsense")
     assert not (tmp_path / "other.svg").exists()
+
+
+PICTURES = Path(__file__).parents[2] / "docs"
+
+
+def pictured() -> lg.Layer:
+    """The layer of the README's pictures."""
+    return lg.StandardLoRAAdapter(lg.DenseLayer(64, 10, "relu", rng=0), rank=4, alpha=8, site="weight", rng=0)
+
+
+@pytest.mark.parametrize(("name", "preset"), [("lora", None), ("lora-merging", "merge"), ("lora-merged", "deploy")])
+def test_the_pictures_of_the_readme_are_what_is_drawn_now(name: str, preset: str | None) -> None:
+    assert (PICTURES / f"{name}.svg").read_text() == lg.picture(pictured(), preset=preset)
+
+
+def test_the_picture_of_the_demo_is_what_is_drawn_now() -> None:
+    models = PICTURES.parent / "exported_models"
+    assert (models / "lora.svg").read_text() == lg.picture(models / "lora.onnx", depth=1)
