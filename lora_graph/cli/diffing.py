@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lora_graph.cli.commands import AS_JSON
+from lora_graph.cli.commands import AS_JSON, HTML
+from lora_graph.files import require_writable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,9 +38,19 @@ SHOWN = 20
     help="Weights that moved by no more than that, relative to their norm, are equal.",
 )
 @click.option("--all", "show_all", is_flag=True, help=f"Print every difference, not {SHOWN} of each kind.")
+@HTML
 @AS_JSON
 @click.pass_context
-def diff(ctx: click.Context, a: Path, b: Path, preset: str | None, rtol: float, show_all: bool, as_json: bool) -> None:
+def diff(
+    ctx: click.Context,
+    a: Path,
+    b: Path,
+    preset: str | None,
+    rtol: float,
+    show_all: bool,
+    html: Path | None,
+    as_json: bool,
+) -> None:
     """Align model A with model B by what they compute, not by names, and tell what became of A in B.
 
     A and B are ONNX files or runs. Told are ops that were added, removed or changed, ops that became others which
@@ -49,7 +60,14 @@ def diff(ctx: click.Context, a: Path, b: Path, preset: str | None, rtol: float, 
     import lora_graph as lg
     from lora_graph.cli.arrays import plain
 
+    if html is not None:
+        require_writable(html)
     report = lg.diff(a, b, preset=preset, rtol=rtol)
+    if html is not None:
+        from lora_graph.inspect.page import write_page
+        from lora_graph.inspect.page.diff import diff_page
+
+        write_page(html, diff_page(report))
     if as_json:
         click.echo(json.dumps(plain(report.to_dict()), indent=2, allow_nan=False))
     else:

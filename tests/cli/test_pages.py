@@ -70,6 +70,28 @@ def test_a_broken_model_leaves_no_page(command: str, content: bytes, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["broken.onnx"]
 
 
+def test_the_page_of_a_diff_has_two_sides(model: Path, tmp_path: Path) -> None:
+    page, merged = tmp_path / "out.html", tmp_path / "merged.onnx"
+    assert call("export", model, "-o", merged, "--form", "merged").exit_code == 0
+    result = call("diff", model, merged, "--html", page, "--json")
+    assert result.exit_code == 1, result.output
+    found, data = json.loads(result.output), data_of(page)
+    assert data["kind"] == "diff"
+    assert data["name"] == "model.onnx → merged.onnx"
+    assert [stage["name"] for stage in data["stages"]] == ["model.onnx", "merged.onnx"]
+    assert len(data["changes"]) == sum(len(found[kind]) for kind in ("added", "removed", "changed", "fused", "weights"))
+
+
+def test_two_broken_models_leave_no_page(model: Path, tmp_path: Path) -> None:
+    broken, page = tmp_path / "broken.onnx", tmp_path / "out.html"
+    broken.write_bytes(b"not a model")
+    for pair in ((broken, model), (model, broken)):
+        result = call("diff", *pair, "--html", page)
+        assert result.exit_code == 2
+        assert len(result.output.splitlines()) == 1
+        assert not page.exists()
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_page_that_cannot_be_written_is_one_line(command: str, model: Path, tmp_path: Path) -> None:
     result = call(command, model, "--html", tmp_path / "nowhere" / "out.html", *FEW[command])

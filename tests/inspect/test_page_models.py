@@ -9,7 +9,9 @@ import pytest
 
 import lora_graph as lg
 from lora_graph.inspect import profile_peak
+from lora_graph.inspect.diffing import DiffReport
 from lora_graph.inspect.inspected import Inspected
+from lora_graph.inspect.page.diff import diff_page
 from lora_graph.inspect.page.model import model_page
 from lora_graph.inspect.page.profile import profile_page
 
@@ -86,3 +88,37 @@ def test_a_profile_tells_the_time_of_every_node(
         assert sum(found["values"]) == pytest.approx(sum(timing.seconds.values()))
         assert all(name in described(data, node) for node in found["ids"])
     assert labelled(data, "lora.A") in data["adapter"]
+
+
+def alive(data: dict[str, Any], name: str, stage: int) -> bool:
+    return labelled(data, name) in nodes(data, stage)
+
+
+def test_a_diff_marks_and_lists_what_differs(layer: lg.StandardLoRAAdapter) -> None:
+    report = lg.diff(lg.export_onnx(layer), lg.export_onnx(layer, form="merged"))
+    data = diff_page(report)
+    assert data["kind"] == "diff"
+    assert alive(data, "lora.A", 0)
+    assert not alive(data, "lora.A", 1)
+    assert alive(data, "base.weight", 0)
+    assert alive(data, "base.weight", 1)
+    assert data["marks"][labelled(data, "lora.A")] == "removed"
+    assert data["marks"][labelled(data, "base.weight")] == "weights"
+    (weight,) = [change for change in data["changes"] if change[0] == "weights"]
+    assert "rank 3 of 7" in weight[1]
+    assert weight[2] == [labelled(data, "base.weight")]
+    assert len(data["changes"]) == len(report.removed) + len(report.added) + len(report.fused) + len(report.changed) + 1
+
+
+def test_what_became_one_op_is_marked_on_both_sides(rng: np.random.Generator) -> None:
+    layer = lg.DenseLayer(5, 4, rng=rng)
+    graph, _, _ = lg.optimize(layer, preset="export")
+    report = lg.diff(layer.to_graph(), graph)
+    assert isinstance(report, DiffReport)
+    data = diff_page(report)
+    marked = {data["strings"][data["nodes"]["op"][node]]: mark for node, mark in data["marks"].items()}
+    assert marked == {"MatMul": "fused", "Add": "fused", "Gemm": "fused"}
+    ((mark, line, where),) = data["changes"]
+    assert mark == "fused"
+    assert "Gemm" in line
+    assert len(where) == 3
