@@ -93,19 +93,19 @@ def _export(model: Any, path: Path) -> None:
     )
 
 
-def torch_step(adapter: Path, inputs: Mapping[str, Array], target: Array) -> Callable[[], float]:
+def torch_step(adapter: Path, inputs: Mapping[str, Array], target: Array, device: str = "cpu") -> Callable[[], float]:
     """One step of Adam on the adapter in the folder ``adapter``; returns the loss before it."""
     import torch
     from peft import PeftModel
 
-    model = PeftModel.from_pretrained(torch_encoder(), adapter, is_trainable=True)
-    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-    wanted = torch.from_numpy(target)
+    model = PeftModel.from_pretrained(torch_encoder(), adapter, is_trainable=True).to(device)
     trained = [tensor for tensor in model.parameters() if tensor.requires_grad]
     optimizer = torch.optim.Adam(trained, LEARNING_RATE)
 
     def step() -> float:
         optimizer.zero_grad()
+        tensors = {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}
+        wanted = torch.from_numpy(target).to(device)
         loss = torch.nn.functional.mse_loss(model(**tensors).last_hidden_state, wanted)
         loss.backward()
         optimizer.step()

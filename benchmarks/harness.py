@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -40,7 +40,7 @@ class Contender:
     python: str = sys.executable
 
 
-class MissingPackageError(Exception):
+class UnavailableError(Exception):
     """A contender cannot run here; the message says why."""
 
 
@@ -81,7 +81,7 @@ def report(contender: Contender, **results: Any) -> None:
 def run_worker(module: str, contender: Contender, arguments: Sequence[object], threads: int = 1) -> Report:
     """What ``python -m module --worker NAME arguments`` reports.
 
-    MissingPackageError where it lacks a package, RuntimeError with the end of its error output where it fails.
+    UnavailableError where it cannot run here, RuntimeError with the end of its error output where it fails.
     """
     environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
     command = [contender.python, "-m", module, "--worker", contender.name, *map(str, arguments)]
@@ -89,8 +89,8 @@ def run_worker(module: str, contender: Contender, arguments: Sequence[object], t
     if done.returncode:
         raise RuntimeError(f"{contender.name} failed with exit code {done.returncode}:\n{done.stderr[-2000:]}")
     result: Report = json.loads(done.stdout.splitlines()[-1])
-    if "missing" in result:
-        raise MissingPackageError(f"{', '.join(result['missing'])} not installed for {Path(contender.python).name}")
+    if "unavailable" in result:
+        raise UnavailableError(result["unavailable"])
     return result
 
 
@@ -98,8 +98,34 @@ def require(contender: Contender) -> None:
     """Ends a worker, with the reason as its report, where a package that it needs is not installed."""
     missing = [name for name in contender.needs if importlib.util.find_spec(name) is None]
     if missing:
-        print(json.dumps({"missing": missing}))
-        raise SystemExit(0)
+        give_up(f"{', '.join(missing)} not installed for {Path(sys.executable).name}")
+
+
+def require_cuda(contender: Contender) -> None:
+    """Ends a worker, with the reason as its report, where it has no GPU to run on."""
+    if "torch" in contender.needs:
+        import torch
+
+        if not torch.cuda.is_available():
+            give_up("PyTorch finds no CUDA device")
+    elif "onnxruntime" in contender.needs:
+        import onnxruntime
+
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            give_up("ONNX Runtime has no CUDA provider (onnxruntime-gpu)")
+    else:
+        give_up("runs on the CPU only")
+
+
+def give_up(reason: str) -> NoReturn:
+    """End a worker that cannot run here."""
+    print(json.dumps({"unavailable": reason}))
+    raise SystemExit(0)
+
+
+def threads() -> int:
+    """How many threads this worker may have."""
+    return int(os.environ.get(THREAD_VARIABLES[0], "1"))
 
 
 def available(
@@ -111,7 +137,7 @@ def available(
     for contender in contenders:
         try:
             reports[contender] = try_out(contender)
-        except MissingPackageError as reason:
+        except UnavailableError as reason:
             skipped[contender.name] = str(reason)
             print(f"skipped {contender.name}: {reason}", flush=True)
     return reports, skipped
@@ -147,7 +173,8 @@ class Spread:
 class Row:
     """One contender: milliseconds a call, time relative to the reference in the same round, and peak memory.
 
-    ``step_mib`` is what a call allocates at most, where that can be traced.
+    ``step_mib`` is what a call allocates at most, where that can be traced; ``of_floor`` is how much of its time the
+    matrix products alone would take (benchmarks.floor), where that was measured.
     """
 
     name: str
@@ -156,6 +183,7 @@ class Row:
     peak_mib: float
     peak_above_imports_mib: float
     step_mib: float | None
+    of_floor: Spread | None = None
 
 
 def round_medians(reports: Mapping[str, Sequence[Report]]) -> dict[str, list[float]]:
@@ -163,8 +191,8 @@ def round_medians(reports: Mapping[str, Sequence[Report]]) -> dict[str, list[flo
     return {name: [median(report["seconds"]) * 1e3 for report in rounds] for name, rounds in reports.items()}
 
 
-def compare(reports: Mapping[str, Sequence[Report]], reference: str) -> list[Row]:
-    """A row per contender; a ratio is that of the two medians of one round."""
+def compare(reports: Mapping[str, Sequence[Report]], reference: str, floor: Sequence[float] = ()) -> list[Row]:
+    """A row per contender; a ratio is that of the two medians of one round. ``floor``: milliseconds in each round."""
     medians = round_medians(reports)
     return [
         Row(
@@ -174,6 +202,7 @@ def compare(reports: Mapping[str, Sequence[Report]], reference: str) -> list[Row
             median(report["peak_mib"] for report in rounds),
             median(report["peak_above_imports_mib"] for report in rounds),
             rounds[0].get("step_mib"),
+            Spread.of([least / took for least, took in zip(floor, medians[name], strict=True)]) if floor else None,
         )
         for name, rounds in reports.items()
     ]
@@ -190,23 +219,37 @@ def table(rows: Sequence[Row], reference: str) -> str:
         "step MiB",
         "peak RSS MiB",
         "above imports MiB",
+        "floor / time",
+        "min..max",
     ]
     cells = [
         [
             row.name,
             f"{row.milliseconds.median:.2f}",
-            f"{row.milliseconds.low:.2f}..{row.milliseconds.high:.2f}",
+            _range(row.milliseconds),
             f"{row.ratio.median:.2f}",
-            f"{row.ratio.low:.2f}..{row.ratio.high:.2f}",
+            _range(row.ratio),
             "-" if row.step_mib is None else f"{row.step_mib:.1f}",
             f"{row.peak_mib:.0f}",
             f"{row.peak_above_imports_mib:.0f}",
+            *(("-", "-") if row.of_floor is None else (f"{row.of_floor.median:.2f}", _range(row.of_floor))),
         ]
         for row in rows
     ]
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    lines = [head, ["-" * width for width in widths], *cells]
+    return markdown(head, cells)
+
+
+def markdown(head: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of the columns in which there is anything."""
+    columns = [column for column in zip(head, *cells, strict=True) if {*column[1:]} != {"-"}]
+    widths = [max(map(len, column)) for column in columns]
+    lines = [*zip(*columns, strict=True)]
+    lines.insert(1, tuple("-" * width for width in widths))
     return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
+
+
+def _range(spread: Spread) -> str:
+    return f"{spread.low:.2f}..{spread.high:.2f}"
 
 
 def parser(
@@ -226,10 +269,15 @@ def add_torch(made: argparse.ArgumentParser, packages: str = "PyTorch") -> None:
     made.add_argument("--torch-python", default=sys.executable, help=f"an interpreter that has {packages}")
 
 
-def announce() -> None:
+def add_provider(made: argparse.ArgumentParser) -> None:
+    """The option that says what contenders run on."""
+    made.add_argument("--provider", choices=("cpu", "cuda"), default="cpu", help="what training runs on (cpu)")
+
+
+def announce(threads: str = "one thread") -> None:
     """Print the machine that all that follows is measured on."""
     here = machine()
-    print(f"{here['cpu']}, {here['cores']} cores, {here['system']}; one thread per contender", flush=True)
+    print(f"{here['cpu']}, {here['cores']} cores, {here['system']}; {threads} per contender", flush=True)
 
 
 def machine() -> dict[str, Any]:
@@ -242,6 +290,11 @@ def cpu_model() -> str:
         return subprocess.check_output(["sysctl", "-n", "machdep.cpu.brand_string"], text=True).strip()
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def on(name: str, provider: str) -> str:
+    """What results of the benchmark ``name`` on ``provider`` are called."""
+    return name if provider == "cpu" else f"{name}-{provider}"
 
 
 def save(name: str, **payload: Any) -> Path:

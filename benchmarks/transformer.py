@@ -1,11 +1,12 @@
 """LoRA on a whole model: training, exporting and running the encoder of benchmarks.encoder, against PyTorch and PEFT.
 
-    python -m benchmarks.transformer --torch-python PATH
+    python -m benchmarks.transformer --torch-python PATH [--provider cuda]
 
 PyTorch first exports the encoder and a PEFT adapter of rank 8 for each of its 36 linear layers; that ONNX file and that
 adapter are what lora_graph starts from. Measured are a training step of each (Adam on the mean squared error; losses
-that differ by more than 1e-4 end the comparison), the way from a base to an exported adapted model (once imports are
-done, and in a new process as a whole), and the latency of the exported models in ONNX Runtime.
+that differ by more than 1e-4 end the comparison) beside its floor (benchmarks.floor), the way from a base to an
+exported adapted model (once imports are done, and in a new process as a whole), and the latency of the exported models
+in ONNX Runtime. On a GPU it is the training step alone.
 """
 
 from __future__ import annotations
@@ -14,32 +15,49 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks import encoder, harness
+from benchmarks import encoder, floor, harness
 from benchmarks.harness import Contender, Report, Spread
-from benchmarks.step import check_agreement
+from benchmarks.mlp_contenders import ON_CUDA, engines
+from benchmarks.mlp_lora_graph import ENGINES, training_step
+from benchmarks.products import from_list, listed, products_of_step
+from benchmarks.rounds import compare_training
 
+if TYPE_CHECKING:
+    from lora_graph.layers.layer import Layer
+
+MODULE = "benchmarks.transformer"
 BATCH, LENGTH = 16, 64
 MODELS = {"base": "base.onnx", "PEFT": "peft.onnx", "lora_graph": "adapted.onnx"}
 """The models whose latency is compared, by what made them."""
 
 
-def train_lora_graph(folder: Path) -> Callable[[], float]:
+Trainer = Callable[[Path, str], Callable[[], float]]
+"""What trains the model of a folder on a provider: one step, which returns the loss before it."""
+
+
+def lora_graph_trainer(name: str) -> Trainer:
+    def trainer(folder: Path, provider: str) -> Callable[[], float]:
+        inputs, target = encoder.data(BATCH, LENGTH)
+        step = training_step(adapted(folder), name, provider)
+        return lambda: step.run(inputs, target)
+
+    return trainer
+
+
+def adapted(folder: Path) -> Layer:
+    """The imported encoder with the adapter of PEFT."""
     import lora_graph as lg
-    from lora_graph.train.step import TrainingStep
 
-    inputs, target = encoder.data(BATCH, LENGTH)
-    model = lg.load_peft(lg.load_onnx(folder / "base.onnx"), folder / "peft").train()
-    step = TrainingStep(model, "mse", lg.Adam(encoder.LEARNING_RATE))
-    return lambda: step.run(inputs, target)
+    return lg.load_peft(lg.load_onnx(folder / MODELS["base"]), folder / "peft").train()
 
 
-def train_peft(folder: Path) -> Callable[[], float]:
-    return encoder.torch_step(folder / "peft", *encoder.data(BATCH, LENGTH))
+def train_peft(folder: Path, provider: str) -> Callable[[], float]:
+    return encoder.torch_step(folder / "peft", *encoder.data(BATCH, LENGTH), provider)
 
 
 def export(folder: Path) -> Report:
@@ -83,80 +101,91 @@ def latency(path: Path, repeat: int) -> Report:
     return {"seconds": stopwatch.time(lambda: session.run(None, inputs), repeat), **stopwatch.memory()}
 
 
-TRAINERS = {"PEFT": train_peft, "lora_graph": train_lora_graph}
+TRAINERS: dict[str, Trainer] = {"peft": train_peft, **{name: lora_graph_trainer(name) for name in ENGINES}}
 
 
 def contenders(python: str, torch_python: str) -> dict[str, Contender]:
     """The contenders by name; what needs PyTorch is run by ``torch_python``."""
     torch = ("numpy", "torch", "transformers", "peft")
     own = ("numpy", "onnx", "lora_graph")
-    listed = [
+    every = [
         Contender("prepare", (*torch, "onnx", "onnxscript"), torch_python),
-        Contender("PEFT", torch, torch_python),
-        Contender("lora_graph", own, python),
+        Contender("peft", torch, torch_python),
+        *engines(python),
+        Contender("products", own, python),
         Contender("export", own, python),
         *(Contender(f"latency-{name}", ("numpy", "onnxruntime"), python) for name in MODELS),
     ]
-    return {contender.name: contender for contender in listed}
+    return {contender.name: contender for contender in every}
 
 
-def work(name: str, folder: Path, warmup: int, steps: int) -> None:
+def work(name: str, options: argparse.Namespace) -> None:
     """One contender in this process."""
     contender = contenders(sys.executable, sys.executable)[name]
     harness.require(contender)
+    folder: Path = options.folder
     if name == "prepare":
         harness.report(contender, **encoder.export(folder))
+    elif name == "products":
+        found = products_of_step(training_step(adapted(folder)), *encoder.data(BATCH, LENGTH))
+        harness.report(contender, products=listed(found))
     elif name == "export":
         harness.report(contender, **export(folder))
     elif name.startswith("latency-"):
-        harness.report(contender, **latency(folder / MODELS[name.removeprefix("latency-")], steps))
+        harness.report(contender, **latency(folder / MODELS[name.removeprefix("latency-")], options.steps))
     else:
-        for package in contender.needs:
-            __import__(package)
-        stopwatch = harness.Stopwatch()
-        step = TRAINERS[name](folder)
-        losses = [step() for _ in range(warmup)]
-        harness.report(contender, losses=losses, seconds=stopwatch.time(step, steps), **stopwatch.memory())
+        train(contender, options)
+
+
+def train(contender: Contender, options: argparse.Namespace) -> None:
+    """Steps of one trainer, the first of them untimed."""
+    if options.provider == "cuda":
+        harness.require_cuda(contender)
+    for package in contender.needs:
+        __import__(package)
+    stopwatch = harness.Stopwatch()
+    step = TRAINERS[contender.name](options.folder, options.provider)
+    losses = [step() for _ in range(options.warmup)]
+    harness.report(contender, losses=losses, seconds=stopwatch.time(step, options.steps), **stopwatch.memory())
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All comparisons; prints a table of each and returns what there is to keep."""
     every = contenders(sys.executable, options.torch_python)
 
-    def run(contender: Contender) -> Report:
-        arguments = ["--folder", folder, "--warmup", options.warmup, "--steps", options.steps]
-        return harness.run_worker("benchmarks.transformer", contender, arguments)
+    def run(contender: Contender, timed: bool = True) -> Report:
+        arguments = ["--folder", folder, "--provider", options.provider, "--warmup", options.warmup]
+        return harness.run_worker(MODULE, contender, [*arguments, "--steps", options.steps if timed else 0])
 
     made = run(every["prepare"])
     print(f"PyTorch and PEFT: adapted model exported in {made['seconds']:.1f} s, {made['nodes']} nodes", flush=True)
-    exported = [run(every["export"]) for _ in range(options.rounds)]
+    products = from_list(run(every["products"])["products"])
+    floors = floor.contenders_on(options.provider, sys.executable, options.torch_python)
+    chosen = [every[name] for name in TRAINERS if options.provider == "cpu" or name in ON_CUDA]
+    step = compare_training("training step", chosen, run, options.rounds, "peft", products, floors)
+    found = {"batch": [BATCH, LENGTH], "PEFT": made, "step": step}
+    return found if options.provider == "cuda" else {**found, **deployment(every, run, options.rounds)}
+
+
+def deployment(every: Mapping[str, Contender], run: Callable[[Contender], Report], rounds: int) -> dict[str, Any]:
+    """The way to an exported model, and the latency of what was exported."""
+    exported = [run(every["export"]) for _ in range(rounds)]
     for name in exported[0]["parts"]:
         total = Spread.of([report["parts"][name]["total"] for report in exported])
         print(f"lora_graph: import, {name}, export in {total.median:.2f} s ({total.low:.2f}..{total.high:.2f})", end="")
         print(f", {exported[0]['nodes']} nodes", flush=True)
-    steps = harness.alternate([every[name] for name in TRAINERS], run, options.rounds)
-    difference = check_agreement({name: reports[0]["losses"] for name, reports in steps.items()})
-    trained = harness.compare(steps, "PEFT")
-    print(f"\ntraining step, losses agree within {difference:.0e}\n\n{harness.table(trained, 'PEFT')}\n", flush=True)
-    ran = harness.alternate([every[f"latency-{name}"] for name in MODELS], run, options.rounds)
+    ran = harness.alternate([every[f"latency-{name}"] for name in MODELS], run, rounds)
     latencies = harness.compare(ran, "latency-base")
-    print(f"ONNX Runtime\n\n{harness.table(latencies, 'base')}\n", flush=True)
-    return {
-        "batch": [BATCH, LENGTH],
-        "PEFT": made,
-        "export": exported,
-        "loss_difference": difference,
-        "versions": {name: reports[0]["versions"] for name, reports in {**steps, **ran}.items()},
-        "step": trained,
-        "latency": latencies,
-        "round_medians_ms": harness.round_medians({**steps, **ran}),
-    }
+    print(f"\nONNX Runtime\n\n{harness.table(latencies, 'base')}\n", flush=True)
+    versions = {name: reports[0]["versions"] for name, reports in ran.items()}
+    return {"export": exported, "latency": latencies, "latency_versions": versions}
 
 
 def parse_options() -> argparse.Namespace:
-    counts = {"steps": (8, "timed steps or runs per process"), "warmup": (3, "untimed steps before them")}
-    parser = harness.parser("transformer", __doc__, counts, rounds=5)
+    counts = {"steps": (4, "timed steps or runs per process"), "warmup": (2, "untimed steps before them")}
+    parser = harness.parser("transformer", __doc__, counts, rounds=3)
     harness.add_torch(parser, "PyTorch, PEFT and transformers")
+    harness.add_provider(parser)
     parser.add_argument("--folder", type=Path, help="where to leave the models (a temporary folder)")
     return parser.parse_args()
 
@@ -164,7 +193,7 @@ def parse_options() -> argparse.Namespace:
 def main() -> None:
     chosen = parse_options()
     if chosen.worker:
-        work(chosen.worker, chosen.folder, chosen.warmup, chosen.steps)
+        work(chosen.worker, chosen)
         return
     harness.announce()
     with tempfile.TemporaryDirectory() as temporary:
@@ -172,9 +201,9 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             results = measure(folder.resolve(), chosen)
-        except harness.MissingPackageError as reason:
+        except harness.UnavailableError as reason:
             raise SystemExit(f"cannot compare: {reason}") from reason
-    harness.save("transformer", threads=1, **results)
+    harness.save(harness.on("transformer", chosen.provider), threads=1, **results)
 
 
 if __name__ == "__main__":

@@ -25,13 +25,19 @@ def test_ratio_compares_medians_within_a_round_and_then_across_rounds():
     assert (b.peak_mib, b.peak_above_imports_mib) == (100, 10)
 
 
-def test_table_has_a_line_per_contender_of_equal_width():
+def test_table_has_a_line_per_contender_of_equal_width_and_no_empty_columns():
     lines = harness.table(harness.compare({"a": [report(0.001)], "long name": [report(0.0025)]}, "a"), "a").splitlines()
     assert len(lines) == 4
     assert len({len(line) for line in lines}) == 1
     assert [cell.strip() for cell in lines[3].split("|")[1:-1]] == [
-        "long name", "2.50", "2.50..2.50", "2.50", "2.50..2.50", "-", "100", "10",
+        "long name", "2.50", "2.50..2.50", "2.50", "2.50..2.50", "100", "10",
     ]  # fmt: skip
+
+
+def test_share_of_the_floor_is_that_of_each_round():
+    (row,) = harness.compare({"a": [report(0.004), report(0.002), report(0.010)]}, "a", floor=[2.0, 1.5, 4.0])
+    assert row.of_floor == Spread(pytest.approx(0.5), pytest.approx(0.4), pytest.approx(0.75))
+    assert harness.table([row], "a").splitlines()[2].split("|")[-3:-1] == [" 0.50         ", " 0.40..0.75 "]
 
 
 def test_rounds_alternate_the_order_so_that_nobody_always_goes_first():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import encoder, transformer
-from benchmarks.step import check_agreement
+from benchmarks.rounds import check_agreement
 
 
 def test_every_contender_gets_the_same_data() -> None:
@@ -25,7 +25,7 @@ def test_who_runs_what() -> None:
     every = transformer.contenders("own", "torch")
     assert {name: contender.python for name, contender in every.items() if contender.python == "torch"} == {
         "prepare": "torch",
-        "PEFT": "torch",
+        "peft": "torch",
     }
     assert set(transformer.TRAINERS) <= every.keys()
     assert {f"latency-{name}" for name in transformer.MODELS} <= every.keys()
@@ -41,7 +41,7 @@ def test_contenders_train_alike(tmp_path: Path) -> None:
     assert made["parameters"] == pytest.approx(22.6e6, rel=0.01)
     losses = {}
     for name, trainer in transformer.TRAINERS.items():
-        step = trainer(tmp_path)
+        step = trainer(tmp_path, "cpu")
         losses[name] = [step() for _ in range(2)]
     check_agreement(losses)
     assert transformer.export(tmp_path)["nodes"] < made["nodes"]
