@@ -63,7 +63,7 @@ def load_checkpoint(path: str | Path, training: TrainingStep, settings: dict[str
             raise LoadError(f"{path}: was written with {name}={theirs.get(name)!r}, this run has {settings[name]!r}")
     if position.history.losses:
         try:
-            training.insist(position.history.engine)
+            training.choice.insist(position.history.engine)
         except ValueError as error:
             raise LoadError(f"{path}: {error}") from error
     tensors = read_safetensors(path)

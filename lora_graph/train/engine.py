@@ -86,31 +86,60 @@ class NumpyEngine:
         buffer.fill(0)
 
 
-def engines(name: str, provider: str | None, threads: int | None) -> Sequence[Engine]:
-    """The engines to be tried in turn for ``engine=name``.
+class Choice:
+    """Which engine runs a step: of those that were asked for, the first that has a kernel for every op.
 
-    ValueError for a name or a provider that does not exist, or that is not available here.
+    ValueError for an engine or a provider that does not exist, or that is not available here.
     """
-    checks.choice("engine", name, ("auto", *ENGINES))
+
+    def __init__(self, name: str, provider: str | None, threads: int | None) -> None:
+        self.asked = checks.choice("engine", name, ("auto", *ENGINES))
+        if threads is not None:
+            checks.integer("threads", threads, 1)
+        self._candidates = _candidates(name, provider, threads)
+        self._lacking = ""
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, or what is to be tried first."""
+        return self._candidates[0]
+
+    @property
+    def why(self) -> str:
+        """Why it is that one."""
+        return self._lacking or ("the fastest there is" if self.asked == "auto" else "as asked for")
+
+    def insist(self, name: str) -> None:
+        """Take the engine ``name`` and no other; ValueError where it is none of those that were asked for."""
+        fitting = [engine for engine in self._candidates if engine.name == name]
+        if not fitting:
+            asked = " or ".join(engine.name for engine in self._candidates)
+            raise ValueError(f"was trained with the engine {name!r}, this run is to have {asked}")
+        self._candidates = fitting
+
+    def compile(self, graphs: Sequence[Graph], fixed: Mapping[str, Array], short: Sizes | None) -> list[Runner]:
+        """``graphs`` ready to run; the engine is then settled. ValueError where none takes all of them."""
+        reasons: list[str] = []
+        for engine in self._candidates:
+            try:
+                runners = [engine.compile(graph, fixed, short) for graph in graphs]
+            except UnsupportedError as reason:
+                reasons.append(f"{engine.name}: {reason}")
+                continue
+            self._candidates = [engine]
+            self._lacking = self._lacking or "; ".join(reasons)
+            return runners
+        raise ValueError(f"the training step cannot run on {'; '.join(reasons)}; engine='numpy' runs every op")
+
+
+def _candidates(name: str, provider: str | None, threads: int | None) -> Sequence[Engine]:
+    """The engines to be tried in turn."""
     if name == "numpy":
         if provider not in (None, "cpu"):
             raise ValueError(f"engine='numpy' runs on the CPU: it takes no provider, got {provider!r}")
-        return (NumpyEngine(),)
+        return [NumpyEngine()]
     from lora_graph.onnx.stepping import OnnxRuntimeEngine, devices
 
     chosen = devices() if provider is None else [provider]
     sessions = [OnnxRuntimeEngine(device, threads) for device in chosen]
     return sessions if name == "onnxruntime" or provider == "cuda" else [*sessions, NumpyEngine()]
-
-
-def compiled(
-    candidates: Sequence[Engine], graphs: Sequence[Graph], fixed: Mapping[str, Array], short: Sizes | None
-) -> tuple[Engine, list[Runner], str]:
-    """``graphs`` ready to run on the first engine that takes all of them, and what the others lack, if anything."""
-    reasons: list[str] = []
-    for engine in candidates:
-        try:
-            return engine, [engine.compile(graph, fixed, short) for graph in graphs], "; ".join(reasons)
-        except UnsupportedError as reason:
-            reasons.append(f"{engine.name}: {reason}")
-    raise ValueError(f"the training step cannot run on {'; '.join(reasons)}; engine='numpy' runs every op")

@@ -114,7 +114,9 @@ def fit(
     )
     if cache_frozen and not isinstance(source, Arrays):
         raise ValueError("cache_frozen needs data as arrays or in an .npz file: samples of an iterable have no numbers")
-    run = _Run(training, source, seed, accumulate, Position(history=History(training.engine, training.why)))
+    run = _Run(
+        training, source, seed, accumulate, Position(history=History(training.choice.engine.name, training.choice.why))
+    )
     with training_mode(model), _bounded(threads):
         if checkpoint is not None:
             chosen_here = {"seed": seed, "batch_size": batch_size, "accumulate": accumulate, "shuffle": shuffle}
@@ -174,7 +176,7 @@ class _Run:
     def _step(self, group: list[Batch]) -> None:
         history, training = self.position.history, self.training
         result = training.run_batches(group, seeded(self.seed, training.count))
-        history.engine, history.why = training.engine, training.why
+        history.engine, history.why = training.choice.engine.name, training.choice.why
         history.losses.append(result.loss)
         history.gradient_norms.append(result.gradient_norm)
         history.learning_rates.append(result.learning_rate)

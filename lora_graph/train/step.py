@@ -16,10 +16,11 @@ from lora_graph.ir.graph import Graph
 from lora_graph.ir.types import Array, TensorType
 from lora_graph.layers.interface import Feed, feed
 from lora_graph.layers.layer import Layer
+from lora_graph.train.buffers import Buffers
 from lora_graph.train.data import Arrays, Batch
 from lora_graph.train.draws import Rng, own_rng
-from lora_graph.train.engine import Buffer, Engine, NumpyEngine, Runner, compiled, engines
-from lora_graph.train.graph import LOSS, NORM, RATE, SHARE, Clipping, is_sum
+from lora_graph.train.engine import Choice, Engine, Runner
+from lora_graph.train.graph import LOSS, NORM, RATE, SHARE, Clipping
 from lora_graph.train.loss import Loss
 from lora_graph.train.optimizer import Adam, Optimizer
 from lora_graph.train.prepared import Prepared
@@ -79,36 +80,11 @@ class TrainingStep:
         self.memory = checks.choice("memory", memory, MEMORY)
         self.count = 0
         self.base: Mapping[str, Array] = model.state
-        self._asked = engine
-        self._candidates = engines(engine, provider, threads)
-        self._engine: Engine = NumpyEngine()
-        self._lacking = ""
+        self.choice = Choice(engine, provider, threads)
         self._prepared: dict[object, Prepared] = {}
-        trained = model.trainable_parameters()
-        self._state: dict[str, Buffer] = {name: self._engine.hold(array) for name, array in trained.items()}
-        self._spare: dict[str, Buffer] = {}
-        if not self._state:
+        self._buffers = Buffers(model.trainable_parameters())
+        if not self._buffers.held:
             raise ValueError(f"nothing to train: every parameter of {model.layer_name} is frozen")
-
-    @property
-    def engine(self) -> str:
-        """What runs the steps; before the first batch, what is to be tried first."""
-        return (self._engine if self._prepared else self._candidates[0]).name
-
-    def insist(self, engine: str) -> None:
-        """Run on ``engine`` and no other; ValueError where it is none of those that were asked for."""
-        fitting = [candidate for candidate in self._candidates if candidate.name == engine]
-        if not fitting:
-            asked = " or ".join(candidate.name for candidate in self._candidates)
-            raise ValueError(f"was trained with the engine {engine!r}, this run is to have {asked}")
-        self._candidates = fitting
-
-    @property
-    def why(self) -> str:
-        """Why that engine runs them."""
-        if self._lacking:
-            return self._lacking
-        return "the fastest there is" if self._asked == "auto" else "as asked for"
 
     def run(self, x: Any, target: npt.ArrayLike, rng: Rng = own_rng, *, weights: npt.ArrayLike | None = None) -> float:
         """One step on one batch; the loss before it. ``rng`` gives the generator of each draw (default: its own)."""
@@ -131,34 +107,34 @@ class TrainingStep:
         prepared = [self._prepare(fed, batch) for fed, batch in zip(feeds, given, strict=True)]
         inputs = [p.inputs(fed, batch, rng, kept) for p, fed, batch in zip(prepared, feeds, given, strict=True)]
         masses = [p.mass(fed, arrays) for p, fed, arrays in zip(prepared, feeds, inputs, strict=True)]
-        pending: dict[str, Buffer] = {}
+        self._buffers.begin()
         loss = 0.0
         for p, fed, arrays, mass in zip(prepared, feeds, inputs, masses, strict=True):
             if p.accumulate is not None and fed.samples:
                 share = mass / sum(masses) if mass else 0.0
-                self._advance(p.accumulate, {**arrays, SHARE: np.asarray(share)}, pending)
-                loss += self._number(pending.pop(LOSS)) * share
+                self._buffers.advance(p.accumulate, {**arrays, SHARE: np.asarray(share)})
+                loss += self._buffers.number(LOSS) * share
         rate = self.optimizer.rate(self.count)
-        self._advance(prepared[-1].step, {**inputs[-1], RATE: np.asarray(rate)}, pending)
-        loss = loss if self.accumulated else self._number(pending.pop(LOSS))
-        norm = self._number(pending.pop(NORM))
+        self._buffers.advance(prepared[-1].step, {**inputs[-1], RATE: np.asarray(rate)})
+        loss = loss if self.accumulated else self._buffers.number(LOSS)
+        norm = self._buffers.number(NORM)
         if not np.isfinite(loss) or not np.isfinite(norm):
             raise self._diverged(loss, norm, prepared, [{**a, RATE: np.asarray(rate)} for a in inputs])
-        self._commit(pending)
+        self._buffers.commit()
+        self.count += 1
         return StepResult(loss, norm, rate, samples)
 
     def sync(self) -> None:
         """Hand the parameters as they are now to the model."""
-        self.model.assign({name: self._engine.read(held) for name, held in self._state.items() if name in self.base})
+        self.model.assign({name: array for name, array in self.state().items() if name in self.base})
 
     def state(self) -> dict[str, Array]:
         """Everything a checkpoint needs: what trains, what the layers update, and the optimizer's state."""
-        return {name: self._engine.read(held) for name, held in self._state.items()}
+        return self._buffers.read()
 
     def restore(self, state: Mapping[str, Array], count: int) -> None:
         """Take up training where :meth:`state` left it."""
-        self._state = {name: self._engine.hold(array) for name, array in state.items()}
-        self._spare = {}
+        self._buffers.replace(state)
         self.count = count
 
     def hold(self, data: Arrays) -> Arrays:
@@ -179,49 +155,18 @@ class TrainingStep:
         key = (tuple(types.values()), batch.targets.ndim, batch.targets.dtype.kind in "iub", weights)
         if key not in self._prepared:
             prepared = Prepared.build(self, types, batch, fed.binding)
-            for name, array in {**prepared.graphs.zeros(), **self.base}.items():
-                if name not in prepared.graphs.fixed and name not in self._state:
-                    self._state[name] = self._engine.hold(array)
+            arrays = {**prepared.graphs.zeros(), **self.base}
+            self._buffers.add({name: arrays[name] for name in arrays if name not in prepared.graphs.fixed})
             self._prepared[key] = prepared
         return self._prepared[key]
 
     def compile(
         self, graphs: Sequence[Graph], fixed: Mapping[str, Array], sizes: Mapping[str, int]
     ) -> tuple[Engine, list[Runner]]:
-        """``graphs`` ready to run on the engine; the first time, on the first that takes all of them.
-
-        ``sizes`` are those of named dimensions to begin with.
-        """
-        short = sizes if self.memory == "low" else None
-        engine, runners, lacking = compiled(self._candidates, graphs, fixed, short)
-        if engine is not self._engine:
-            self._state = {name: engine.hold(self._engine.read(held)) for name, held in self._state.items()}
-            self._spare, self._engine = {}, engine
-        if not self._prepared:
-            self._candidates, self._lacking = (engine,), lacking
-        return engine, runners
-
-    def _number(self, buffer: Buffer) -> float:
-        return float(self._engine.read(buffer))
-
-    def _advance(self, runner: Runner, inputs: Mapping[str, Array], pending: dict[str, Buffer]) -> None:
-        """Run ``runner`` on the state with what is pending in it, and add what it changes to ``pending``."""
-        graph = runner.graph
-        given = {name: inputs[name] for name in graph.input_names}
-        now = {**self._state, **pending}
-        state = {name: now[name] for name in graph.parameters if name in now}
-        out = {name: self._spare.pop(name) for name in graph.outputs if name in self._spare}
-        results = runner.run(given, state, out=out)
-        self._spare.update({name: pending[name] for name in results if name in pending})
-        pending.update(results)
-
-    def _commit(self, pending: Mapping[str, Buffer]) -> None:
-        """What was computed becomes the state; the buffers it replaces will take the next results."""
-        for name, new in pending.items():
-            self._spare[name], self._state[name] = self._state[name], new
-            if is_sum(name):
-                self._engine.clear(new)
-        self.count += 1
+        """``graphs`` ready to run on the engine, ``sizes`` being those of named dimensions to begin with."""
+        runners = self.choice.compile(graphs, fixed, sizes if self.memory == "low" else None)
+        self._buffers.move(self.choice.engine)
+        return self.choice.engine, runners
 
     def _diverged(
         self, loss: float, norm: float, prepared: Sequence[Prepared], inputs: Sequence[Mapping[str, Array]]
@@ -231,7 +176,7 @@ class TrainingStep:
         state = {**self.base, **self.state()}
         given = [{**arrays, SHARE: np.asarray(1.0)} for arrays in inputs]
         origins = (p.origin(arrays, state) for p, arrays in zip(prepared, given, strict=True))
-        origin = next(filter(None, origins), f"none in NumPy, so it is {self._engine.name}'s")
+        origin = next(filter(None, origins), f"none in NumPy, so it is {self.choice.engine.name}'s")
         return TrainingError(
             f"step {self.count + 1}: the {what} is {number}; the first value that is not finite is {origin}; "
             f"the parameters are those after step {self.count}"

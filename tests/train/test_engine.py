@@ -55,7 +55,7 @@ def steps_of(
         parts = [batch] if isinstance(batch, tuple) else batch
         losses.append(training.run_batches(parts, lambda draw, s=seeds: np.random.default_rng(s)).loss)
         states.append(training.state())
-    assert training.engine.split("-")[0] == engine
+    assert training.choice.engine.name.split("-")[0] == engine
     return losses, states
 
 
@@ -83,11 +83,11 @@ def test_every_layer_trains_alike(case: Case, dtype: str, provider: str) -> None
     data = layer_batches(case, dtype)
     training = TrainingStep(case.make(dtype), provider="cpu")
     training.run(*data[0])
-    if training.engine == "onnxruntime":
+    if training.choice.engine.name == "onnxruntime":
         compare(lambda: case.make(dtype), data, dtype, provider, optimizer=lg.SGD(0.01))
     else:
         assert dtype == "float64", "every layer has kernels in float32"
-        assert re.match(r"onnxruntime: (\d: )?ONNX Runtime's CPU provider has no \w+ for float64", training.why)
+        assert re.match(r"onnxruntime: (\d: )?ONNX Runtime's CPU provider has no \w+ for float64", training.choice.why)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
@@ -205,7 +205,7 @@ def test_buffers_change_places() -> None:
     places = []
     for batch in batches(6):
         training.run(*batch)
-        places.append({name: buffer.data_ptr() for name, buffer in training._state.items()})
+        places.append({name: buffer.data_ptr() for name, buffer in training._buffers.held.items()})
     assert places[2] == places[4]
     assert places[3] == places[5]
     assert all(places[2][name] != places[3][name] for name in places[2])
