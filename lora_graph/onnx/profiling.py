@@ -18,11 +18,14 @@ from lora_graph.onnx.scopes import scope_of
 from lora_graph.onnx.session import Session
 from lora_graph.onnx.source import ModelSource, Script, open_model
 from lora_graph.onnx.subgraphs import nested_nodes
+from lora_graph.onnx.swap import Chosen
 
 SUFFIX = "_kernel_time"
 """What ends the name of an event that is a node being run."""
 BLOCKED = "_nchwc"
 """What ends the name of a node that has the channels of its result, whose name comes before, in blocks."""
+EVENTS = 1_000_000
+"""How many times of nodes ONNX Runtime keeps."""
 EXECUTED, WEIGHTS = "executed.onnx", "weights.bin"
 
 
@@ -59,10 +62,12 @@ class ProfilingSession(Session):
 
     def __init__(self, model: ModelSource, *, threads: int, optimize: bool) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="lora_graph-")
+        self._runs = 0
         try:
             named = with_node_names(model)
             self._written = [*open_model(named).model.graph.node]
             super().__init__(named, threads=threads, optimize=optimize)
+            self._executed = onnx.load(Path(self._folder.name, EXECUTED), load_external_data=False).graph
         except BaseException:
             self._folder.cleanup()
             raise
@@ -76,11 +81,28 @@ class ProfilingSession(Session):
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
         return options
 
+    def run(self, inputs: Any, adapter: Chosen = None) -> Any:
+        """As :meth:`Session.run`; ValueError for more runs of so many nodes than ONNX Runtime keeps."""
+        if (self._runs + 1) * len(self._executed.node) > EVENTS:
+            raise self._too_many(self._runs)
+        results = super().run(inputs, adapter)
+        self._runs += 1
+        return results
+
     def profile(self) -> RuntimeProfile:
-        """What ran since the session was made; nothing is recorded from now on."""
+        """What ran since the session was made; nothing is recorded from now on.
+
+        ValueError where there were more nodes, as in a loop, than ONNX Runtime keeps.
+        """
         events = json.loads(Path(self._open().end_profiling()).read_text())
-        executed = onnx.load(Path(self._folder.name, EXECUTED), load_external_data=False)
-        return read_profile(events, executed.graph, self._written)
+        found = read_profile(events, self._executed, self._written)
+        if len(found.seconds) < self._runs:
+            raise self._too_many(len(found.seconds))
+        return found
+
+    def _too_many(self, runs: int) -> ValueError:
+        nodes = len(self._executed.node)
+        return ValueError(f"ONNX Runtime keeps times of {EVENTS:,} nodes, {runs} runs of {nodes:,}: ask for fewer runs")
 
     def close(self) -> None:
         super().close()

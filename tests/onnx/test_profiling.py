@@ -14,6 +14,7 @@ from onnx import helper
 
 import lora_graph as lg
 from lora_graph.errors import LoadError
+from lora_graph.onnx import profiling
 from lora_graph.onnx.profiling import ProfilingSession, QuietSession, RuntimeProfile, read_profile, with_node_names
 from tests.onnx.test_opaque import conditional
 
@@ -128,6 +129,22 @@ def test_functions_are_written_out() -> None:
     assert [n.op for n in found.nodes] == ["Relu", "Neg", "Relu", "Neg"]
     assert found.nodes[-1].results == ("y",)
     assert all(n.results for n in found.nodes)
+
+
+def test_more_runs_than_are_kept(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = network(rng), np.ones((1, 6), np.float32)
+    with ProfilingSession(model, threads=1, optimize=False) as session:
+        monkeypatch.setattr(profiling, "EVENTS", 9)  # of 4 nodes
+        session.run(x)
+        session.run(x)
+        with pytest.raises(ValueError, match="keeps times of 9 nodes, 2 runs of 4"):
+            session.run(x)
+        assert len(session.profile().seconds) == 2
+    with ProfilingSession(model, threads=1, optimize=False) as session:
+        session.run(x)
+        session._runs += 1  # one that ONNX Runtime has dropped
+        with pytest.raises(ValueError, match="1 runs of 4"):
+            session.profile()
 
 
 def test_a_model_that_cannot_be_loaded_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
