@@ -9,8 +9,8 @@ as loss, and Adam on A, B and C. PEFT multiplies the change of the weight out, `
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from benchmarks.mlp import Array, Step
 from benchmarks.mlp_contenders import ON_CUDA, engines
 from benchmarks.mlp_lora_graph import training_step
 from benchmarks.products import from_list, listed, products_of_step
-from benchmarks.rounds import compare_training
+from benchmarks.rounds import compare_training, train_here
 
 if TYPE_CHECKING:
     from lora_graph.layers.layer import Layer
@@ -93,22 +93,6 @@ def contenders(python: str, torch_python: str) -> dict[str, Contender]:
     return {contender.name: contender for contender in listed if not contender.name.endswith("-low")}
 
 
-def work(name: str, options: argparse.Namespace) -> None:
-    """One contender in this process."""
-    contender = contenders(sys.executable, sys.executable)[name]
-    harness.require(contender)
-    if options.provider == "cuda":
-        harness.require_cuda(contender)
-    for package in contender.needs:
-        importlib.import_module(package)
-    stopwatch = harness.Stopwatch()
-    run = step(name, options.provider)
-    x, t = data()
-    losses = [run(x, t) for _ in range(options.warmup)]
-    seconds = stopwatch.time(lambda: run(x, t), options.steps)
-    harness.report(contender, losses=losses, seconds=seconds, **stopwatch.memory())
-
-
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """The table; returns what there is to keep."""
     given = ["--provider", options.provider, "--warmup", options.warmup]
@@ -132,7 +116,15 @@ def main() -> None:
     if chosen.worker == COUNT.name:
         harness.report(COUNT, products=listed(products_of_step(training_step(model()), *data())))
     elif chosen.worker:
-        work(chosen.worker, chosen)
+        contender = contenders(sys.executable, sys.executable)[chosen.worker]
+        x, t = data()
+        train_here(
+            contender,
+            lambda: partial(step(contender.name, chosen.provider), x, t),
+            chosen.warmup,
+            chosen.steps,
+            chosen.provider,
+        )
     else:
         harness.announce()
         harness.save(harness.on("lokr", chosen.provider), threads=1, **measure(chosen))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from benchmarks import harness
@@ -13,7 +14,20 @@ if TYPE_CHECKING:
 
 
 def lora_graph_model(problem: Problem) -> Layer:
-    """The network in lora_graph."""
+    """The network in lora_graph, with LoRA."""
+    import lora_graph as lg
+
+    return _network(problem, lambda layer: lg.StandardLoRAAdapter(layer, problem.rank, site="weight"))
+
+
+def dylora_model(problem: Problem, active: int) -> Layer:
+    """The network with DyLoRA, of whose rank the first ``active`` take part in every step."""
+    import lora_graph as lg
+
+    return _network(problem, lambda layer: lg.DyLoRAAdapter(layer, problem.rank, [active], site="weight"))
+
+
+def _network(problem: Problem, adapt: Callable[[Layer], Layer]) -> Layer:
     import lora_graph as lg
 
     last = len(problem.layers) - 1
@@ -21,7 +35,7 @@ def lora_graph_model(problem: Problem) -> Layer:
         lg.DenseLayer(inner, outer, None if index == last else "relu", dtype=problem.dtype)
         for index, (inner, outer) in enumerate(problem.layers)
     ]
-    model = lg.Sequential([lg.StandardLoRAAdapter(layer, problem.rank, site="weight") for layer in dense])
+    model = lg.Sequential([adapt(layer) for layer in dense])
     names = {"W": "base.weight", "b": "base.bias", "A": "lora.A", "B": "lora.B"}
     for name in problem.parameters:
         index, kind = name.split(".")

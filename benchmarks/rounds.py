@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +26,34 @@ def check_agreement(losses: Mapping[str, Sequence[float]]) -> float:
                 raise RuntimeError(f"losses of {name} and {first} differ, {a} against {b}: not comparable")
             worst = max(worst, difference)
     return worst
+
+
+def train_here(
+    contender: Contender,
+    make: Callable[[], Callable[[], float]],
+    warmup: int,
+    steps: int,
+    provider: str = "cpu",
+    traced: bool = False,
+) -> None:
+    """Run one contender in this process and report the losses of ``warmup``, the seconds of each step, and memory.
+
+    ``make`` gives what is called for a step. With ``traced``, ``step_mib`` is what the first steps allocate at most.
+    """
+    harness.require(contender)
+    if provider == "cuda":
+        harness.require_cuda(contender)
+    for package in contender.needs:
+        importlib.import_module(package)
+    stopwatch = harness.Stopwatch()
+    step = make()
+    if traced:
+        tracemalloc.start()
+    losses = [step() for _ in range(warmup)]
+    taken = tracemalloc.get_traced_memory()[1] / harness.MIB if traced else None
+    tracemalloc.stop()
+    seconds = stopwatch.time(step, steps)
+    harness.report(contender, losses=losses, seconds=seconds, step_mib=taken, **stopwatch.memory())
 
 
 def compare_training(

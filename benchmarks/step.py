@@ -12,9 +12,8 @@ that of benchmarks.floor.
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
-import tracemalloc
+from functools import partial
 from typing import Any
 
 from benchmarks import floor, harness, mlp_contenders
@@ -23,32 +22,12 @@ from benchmarks.mlp import Problem
 from benchmarks.mlp_contenders import ON_CUDA, STEPS
 from benchmarks.mlp_lora_graph import lora_graph_model, training_step
 from benchmarks.products import from_list, listed, products_of_step
-from benchmarks.rounds import compare_training
+from benchmarks.rounds import compare_training, train_here
 
 REFERENCES = {"cpu": "numpy", "cuda": "torch"}
 TRACED = ("numpy", "lora_graph-numpy", "lora_graph-numpy-low")
 """The contenders whose memory Python knows of."""
 COUNT = Contender("products", ("numpy", "lora_graph"))
-
-
-def work(name: str, problem: Problem, warmup: int, steps: int) -> None:
-    """One contender in this process: the losses of the warm-up, the seconds of each step, the memory taken."""
-    contender = mlp_contenders.contenders(sys.executable, sys.executable, sys.executable)[name]
-    harness.require(contender)
-    if problem.provider == "cuda":
-        harness.require_cuda(contender)
-    for package in contender.needs:
-        importlib.import_module(package)
-    stopwatch = harness.Stopwatch()
-    step = STEPS[name](problem)
-    x, t = problem.data()
-    if name in TRACED:
-        tracemalloc.start()
-    losses = [step(x, t) for _ in range(warmup)]
-    taken = tracemalloc.get_traced_memory()[1] / harness.MIB if name in TRACED else None
-    tracemalloc.stop()
-    seconds = stopwatch.time(lambda: step(x, t), steps)
-    harness.report(contender, losses=losses, seconds=seconds, step_mib=taken, **stopwatch.memory())
 
 
 def count(problem: Problem) -> None:
@@ -90,7 +69,16 @@ def main() -> None:
         if chosen.worker == COUNT.name:
             count(problem)
         else:
-            work(chosen.worker, problem, chosen.warmup, chosen.steps)
+            contender = mlp_contenders.contenders(sys.executable, sys.executable, sys.executable)[chosen.worker]
+            x, t = problem.data()
+            train_here(
+                contender,
+                lambda: partial(STEPS[contender.name](problem), x, t),
+                chosen.warmup,
+                chosen.steps,
+                chosen.provider,
+                traced=contender.name in TRACED,
+            )
         return
     harness.announce()
     results = [measure(batch, chosen) for batch in chosen.batch]

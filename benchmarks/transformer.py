@@ -25,7 +25,7 @@ from benchmarks.harness import Contender, Report, Spread
 from benchmarks.mlp_contenders import ON_CUDA, engines
 from benchmarks.mlp_lora_graph import ENGINES, training_step
 from benchmarks.products import from_list, listed, products_of_step
-from benchmarks.rounds import compare_training
+from benchmarks.rounds import compare_training, train_here
 
 if TYPE_CHECKING:
     from lora_graph.layers.layer import Layer
@@ -134,19 +134,14 @@ def work(name: str, options: argparse.Namespace) -> None:
     elif name.startswith("latency-"):
         harness.report(contender, **latency(folder / MODELS[name.removeprefix("latency-")], options.steps))
     else:
-        train(contender, options)
-
-
-def train(contender: Contender, options: argparse.Namespace) -> None:
-    """Steps of one trainer, the first of them untimed."""
-    if options.provider == "cuda":
-        harness.require_cuda(contender)
-    for package in contender.needs:
-        __import__(package)
-    stopwatch = harness.Stopwatch()
-    step = TRAINERS[contender.name](options.folder, options.provider)
-    losses = [step() for _ in range(options.warmup)]
-    harness.report(contender, losses=losses, seconds=stopwatch.time(step, options.steps), **stopwatch.memory())
+        trainer = TRAINERS[name]
+        train_here(
+            contender,
+            lambda: trainer(folder, options.provider),
+            options.warmup,
+            options.steps,
+            options.provider,
+        )
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
