@@ -111,7 +111,7 @@ def test_a_provider_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         session.onnxruntime,
         "InferenceSession",
-        lambda model, options, providers: real(model, options, providers=["CPUExecutionProvider"]),
+        lambda model, options, **how: real(model, options, providers=["CPUExecutionProvider"]),
     )
     with pytest.raises(ValueError, match="CUDAExecutionProvider could not be started"):
         Session(MODEL, "cuda")
