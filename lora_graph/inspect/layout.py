@@ -21,7 +21,10 @@ from lora_graph.rewrite.pipeline import no_collections
 GAP_X, GAP_Y, WIRE, PAD, HEADER = 20, 30, 6, 14, 24
 """Between boxes in a row, between rows, to each side of a wire, and inside a block at its sides and its top."""
 STRAIGHT = 8.0
-"""How much more a lane wants to be straight than a box wants to be below another."""
+"""How much more a lane wants to be straight, and a box to be in the middle below another, than a lane below a box.
+
+The middles count and not where a wire meets a block: else every layer of a model would stand to one side of that before.
+"""
 FAINT = 1e-6
 """How much a box and its parameters want to be near each other: what is computed goes before."""
 
@@ -99,10 +102,11 @@ class _Layout:
         uppers: list[list[Neighbour]] = [[] for _ in grid.items]
         lowers: list[list[Neighbour]] = [[] for _ in grid.items]
         for upper, lower, node, out, into in grid.links:
-            is_lane = grid.items[upper] < 0 and grid.items[lower] < 0
-            weight = FAINT if node in self.loose else STRAIGHT if is_lane else 1.0
-            uppers[lower].append((upper, out - into, weight))
-            lowers[upper].append((lower, into - out, weight))
+            is_alike = (grid.items[upper] < 0) == (grid.items[lower] < 0)
+            weight = FAINT if node in self.loose else STRAIGHT if is_alike else 1.0
+            shift = 0.0 if is_alike else out - into
+            uppers[lower].append((upper, shift, weight))
+            lowers[upper].append((lower, -shift, weight))
         x = place_rows(grid.rows, half, gap, uppers, lowers)
         left = min((x[cell] - half[cell] for cell in range(len(x))), default=0.0) - PAD
         right = max((x[cell] + half[cell] for cell in range(len(x))), default=0.0) + PAD
@@ -136,13 +140,12 @@ class _Layout:
                 self.y[item] += self.heights[block][row] - self.h[item]
 
     def _folded(self) -> Boxes:
+        """Each block when it is folded: in the middle of where it is when it is open."""
         found = Boxes()
         for block, (width, height) in enumerate(self.least):
-            sides = [list(ports[block].values()) for ports in (self.ports.enters, self.ports.exits)]
-            means = [sum(places) / len(places) for places in sides if places] or [self.w[self.size + block] / 2]
-            left = round(sum(means) / len(means)) - width // 2
-            found.x.append(self.x[self.size + block] + min(max(left, 0), self.w[self.size + block] - width))
-            found.y.append(self.y[self.size + block])
+            item = self.size + block
+            found.x.append(self.x[item] + (self.w[item] - width) // 2)
+            found.y.append(self.y[item])
             found.w.append(width)
             found.h.append(height)
         return found
@@ -165,4 +168,4 @@ class _Layout:
 
 
 def _folded_size(block: Block) -> tuple[int, int]:
-    return max(width_of(block.label, 7.2), 60) + 28, 40
+    return max(width_of(block.label, 7.2), 60) + 44, 40

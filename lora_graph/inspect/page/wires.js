@@ -1,8 +1,6 @@
 // The lines between the boxes that are drawn. Python strung them: all edges of one node share their way as far as it is
 // the same, from point to point. Here they are cut off at the borders of closed modules.
 
-const CORNER = 10;
-
 class Wires {
   constructor(placed) {
     const { scene } = placed,
@@ -14,17 +12,17 @@ class Wires {
       const a = placed.standIns[edges.from[e]],
         b = placed.standIns[edges.to[e]];
       if (a < 0 || b < 0 || a === b) continue;
-      const { start, port } = this.entry(e, b),
-        key = (start < 0 ? points.x.length + a : start) * scene.items + b;
+      const last = this.entry(e, b),
+        key = (last < 0 ? points.x.length + a : last) * scene.items + b;
       let end = known.get(key);
       if (end === undefined) {
-        const [x0, y0] = start < 0 ? this.exit(edges.from[e], a, -1) : this.spot(start);
+        const [x0, y0] = this.start(last, a);
         known.set(key, (end = this.pieces.length));
         this.ends.push({ a, b, edges: [], piece: end });
         this.pieces.push({
           x0,
           y0,
-          x1: port,
+          x1: this.middle(b),
           y1: placed.y[b],
           line: this.ends.at(-1),
           isAdapter: this.isOfAdapter(a) || this.isOfAdapter(b),
@@ -32,7 +30,7 @@ class Wires {
       }
       this.pieces[end].line.edges.push(e);
       this.endOf[e] = end;
-      this.string(edges.from[e], a, start);
+      this.string(last, a);
     }
   }
 
@@ -45,18 +43,12 @@ class Wires {
     return [this.placed.across.at(points.x[point]), this.placed.down.at(points.y[point])];
   }
 
-  /** The last point before the box `b`, -1 if there is none, and the column in which the line gets to that box. */
+  /** The last point before the box `b`, -1 if there is none. */
   entry(e, b) {
-    const { placed, scene } = this,
-      { points, edges, nodes } = scene,
-      target = edges.to[e];
-    let start = edges.end[e],
-      column = nodes.x[target] + nodes.w[target] / 2;
-    if (target === b)
-      return { start: start >= 0 && placed.isDrawn(start) ? start : -1, port: placed.x[b] + placed.w[b] / 2 };
-    for (; start >= 0 && !placed.isDrawn(start) && this.isInside(points.block[start], b); start = points.parent[start])
-      column = points.x[start];
-    return { start: start >= 0 && placed.isDrawn(start) ? start : -1, port: this.along(b, placed.across.at(column)) };
+    const { placed, scene } = this;
+    let p = scene.edges.end[e];
+    while (p >= 0 && !placed.isDrawn(p) && this.isInside(scene.points.block[p], b)) p = scene.points.parent[p];
+    return p >= 0 && placed.isDrawn(p) ? p : -1;
   }
 
   isInside(block, box) {
@@ -66,29 +58,24 @@ class Wires {
     return item === box;
   }
 
-  along(box, column) {
-    const { x, w } = this.placed;
-    return Math.min(Math.max(column, x[box] + CORNER), x[box] + w[box] - CORNER);
+  /** The middle of a box: lines leave below it and come in above it. */
+  middle(box) {
+    return this.placed.x[box] + this.placed.w[box] / 2;
   }
 
-  /** Where the line of `node` leaves the box `a`; `point` is the first point on its way that is inside, if any is. */
-  exit(node, a, point) {
-    const { placed, scene } = this,
-      { nodes, points } = scene,
-      { x, y, w, h } = placed;
-    if (node === a) return [x[a] + w[a] / 2, y[a] + h[a]];
-    const column = point >= 0 ? points.x[point] : nodes.x[node] + nodes.w[node] / 2;
-    return [this.along(a, placed.across.at(column)), y[a] + h[a]];
+  /** Where a line comes from: the point `p` if that is drawn, else the box `a`. */
+  start(p, a) {
+    const { placed } = this;
+    return p >= 0 && placed.isDrawn(p) ? this.spot(p) : [this.middle(a), placed.y[a] + placed.h[a]];
   }
 
-  /** The pieces on the way from `node`, in the box `a`, to `point`. */
-  string(node, a, point) {
+  /** The pieces on the way from the box `a` to `point`. */
+  string(point, a) {
     const { placed, scene, pieceOf } = this,
       { parent } = scene.points;
     for (let p = point; p >= 0 && placed.isDrawn(p) && pieceOf[p] < 0; p = parent[p]) {
-      const q = parent[p],
-        [x1, y1] = this.spot(p),
-        [x0, y0] = q >= 0 && placed.isDrawn(q) ? this.spot(q) : this.exit(node, a, q);
+      const [x1, y1] = this.spot(p),
+        [x0, y0] = this.start(parent[p], a);
       pieceOf[p] = this.pieces.length;
       this.pieces.push({ x0, y0, x1, y1, line: null, isAdapter: this.isOfAdapter(a) });
     }
@@ -99,7 +86,7 @@ class Wires {
     const { placed, scene, pieceOf } = this;
     if (this.endOf[e] < 0) return;
     yield this.endOf[e];
-    let { start: p } = this.entry(e, placed.standIns[scene.edges.to[e]]);
+    let p = this.entry(e, placed.standIns[scene.edges.to[e]]);
     for (; p >= 0 && pieceOf[p] >= 0; p = scene.points.parent[p]) yield pieceOf[p];
   }
 
