@@ -23,7 +23,7 @@ GAP_X, GAP_Y, WIRE, PAD, HEADER = 20, 30, 6, 14, 24
 STRAIGHT = 8.0
 """How much more a lane wants to be straight, and a box to be in the middle below another, than a lane below a box.
 
-The middles count and not where a wire meets a block: else every layer of a model would stand to one side of that before.
+The middles count and not where a wire meets a block: else each layer of a model would stand to one side of the last.
 """
 FAINT = 1e-6
 """How much a box and its parameters want to be near each other: what is computed goes before."""
