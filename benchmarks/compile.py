@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from benchmarks import harness
+from benchmarks import harness, tables
 
 CONTENDER = harness.Contender("lora_graph", needs=("numpy", "onnx", "onnx-ir"))
 LAYERS, WIDTH, RANK = 48, 768, 8
@@ -50,8 +50,8 @@ def main() -> None:
         work()
         return
     reports = [harness.run_worker("benchmarks.compile", CONTENDER, []) for _ in range(chosen.rounds)]
-    rows = {phase: harness.Spread.of([report["seconds"][phase] for report in reports]) for phase in PHASES}
-    totals = harness.Spread.of([sum(report["seconds"].values()) for report in reports])
+    rows = {phase: tables.Spread.of([report["seconds"][phase] for report in reports]) for phase in PHASES}
+    totals = tables.Spread.of([sum(report["seconds"].values()) for report in reports])
     harness.announce()
     for name, spread in {**rows, "total": totals}.items():
         print(f"{name:>9}: {spread.median:.3f} s ({spread.low:.3f}..{spread.high:.3f})")

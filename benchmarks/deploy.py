@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import lora_graph as lg
-from benchmarks import harness
+from benchmarks import harness, tables
 
 FEATURES, RANK, MAX_RANK, COUNT = 768, 8, 64, 16
 NEEDS = ("numpy", "onnxruntime")
@@ -166,10 +166,10 @@ def measure(chosen: list[str], batch: int, options: argparse.Namespace) -> dict[
 
     contenders = [harness.Contender(name, NEEDS) for name in chosen]
     reports = harness.alternate(contenders, run, options.rounds)
-    rows = harness.compare(reports, REFERENCE)
+    rows = tables.compare(reports, REFERENCE)
     swaps = [second for rounds in reports.values() for report in rounds for second in report["swap"]]
     swap = median(swaps) * 1e3 if swaps else None
-    print(f"\nbatch {batch}\n\n{harness.table(rows, REFERENCE)}\n", flush=True)
+    print(f"\nbatch {batch}\n\n{tables.table(rows, REFERENCE)}\n", flush=True)
     if swap is not None:
         print(f"loading an adapter file, checks included, and forgetting it: {swap:.3f} ms\n", flush=True)
     return {
@@ -177,7 +177,7 @@ def measure(chosen: list[str], batch: int, options: argparse.Namespace) -> dict[
         "versions": {name: rounds[0]["versions"] for name, rounds in reports.items()},
         "rows": rows,
         "swap_ms": swap,
-        "round_medians_ms": harness.round_medians(reports),
+        "round_medians_ms": tables.round_medians(reports),
     }
 
 

@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,17 +44,22 @@ class UnavailableError(Exception):
 
 
 class Stopwatch:
-    """Seconds of each call to ``step``, after ``baseline`` has noted the memory that imports alone take."""
+    """Seconds of each call to ``step``, after ``baseline`` has noted the memory that imports alone take.
+
+    ``cpu_seconds`` are those that all threads of the process had of the processor in each: less where it had to wait.
+    """
 
     def __init__(self) -> None:
         self.baseline = peak_memory()
+        self.cpu_seconds: list[float] = []
 
     def time(self, step: Callable[[], object], repeat: int) -> list[float]:
         seconds = []
         for _ in range(repeat):
-            started = time.perf_counter()
+            started, had = time.perf_counter(), time.process_time()
             step()
             seconds.append(time.perf_counter() - started)
+            self.cpu_seconds.append(time.process_time() - had)
         return seconds
 
     def memory(self) -> Report:
@@ -154,102 +158,6 @@ def alternate(
             reports[contender.name].append(measure(contender))
             print(f"round {index + 1}/{rounds}: {contender.name}", file=sys.stderr, flush=True)
     return reports
-
-
-@dataclass(frozen=True)
-class Spread:
-    """The median of what several rounds gave, with the smallest and the largest."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, numbers: Sequence[float]) -> Spread:
-        return cls(median(numbers), min(numbers), max(numbers))
-
-
-@dataclass(frozen=True)
-class Row:
-    """One contender: milliseconds a call, time relative to the reference in the same round, and peak memory.
-
-    ``step_mib`` is what a call allocates at most, where that can be traced; ``of_floor`` is how much of its time the
-    matrix products alone would take (benchmarks.floor), where that was measured.
-    """
-
-    name: str
-    milliseconds: Spread
-    ratio: Spread
-    peak_mib: float
-    peak_above_imports_mib: float
-    step_mib: float | None
-    of_floor: Spread | None = None
-
-
-def round_medians(reports: Mapping[str, Sequence[Report]]) -> dict[str, list[float]]:
-    """The median of the ``seconds`` of each round, in milliseconds."""
-    return {name: [median(report["seconds"]) * 1e3 for report in rounds] for name, rounds in reports.items()}
-
-
-def compare(reports: Mapping[str, Sequence[Report]], reference: str, floor: Sequence[float] = ()) -> list[Row]:
-    """A row per contender; a ratio is that of the two medians of one round. ``floor``: milliseconds in each round."""
-    medians = round_medians(reports)
-    return [
-        Row(
-            name,
-            Spread.of(medians[name]),
-            Spread.of([a / b for a, b in zip(medians[name], medians[reference], strict=True)]),
-            median(report["peak_mib"] for report in rounds),
-            median(report["peak_above_imports_mib"] for report in rounds),
-            rounds[0].get("step_mib"),
-            Spread.of([least / took for least, took in zip(floor, medians[name], strict=True)]) if floor else None,
-        )
-        for name, rounds in reports.items()
-    ]
-
-
-def table(rows: Sequence[Row], reference: str) -> str:
-    """The rows as a Markdown table."""
-    head = [
-        "contender",
-        "ms",
-        "min..max",
-        f"time / {reference}",
-        "min..max",
-        "step MiB",
-        "peak RSS MiB",
-        "above imports MiB",
-        "floor / time",
-        "min..max",
-    ]
-    cells = [
-        [
-            row.name,
-            f"{row.milliseconds.median:.2f}",
-            _range(row.milliseconds),
-            f"{row.ratio.median:.2f}",
-            _range(row.ratio),
-            "-" if row.step_mib is None else f"{row.step_mib:.1f}",
-            f"{row.peak_mib:.0f}",
-            f"{row.peak_above_imports_mib:.0f}",
-            *(("-", "-") if row.of_floor is None else (f"{row.of_floor.median:.2f}", _range(row.of_floor))),
-        ]
-        for row in rows
-    ]
-    return markdown(head, cells)
-
-
-def markdown(head: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
-    """A Markdown table of the columns in which there is anything."""
-    columns = [column for column in zip(head, *cells, strict=True) if {*column[1:]} != {"-"}]
-    widths = [max(map(len, column)) for column in columns]
-    lines = [*zip(*columns, strict=True)]
-    lines.insert(1, tuple("-" * width for width in widths))
-    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
-
-
-def _range(spread: Spread) -> str:
-    return f"{spread.low:.2f}..{spread.high:.2f}"
 
 
 def parser(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import harness
+from benchmarks import harness, tables
 from benchmarks.recurrent import Recurrence
 
 if TYPE_CHECKING:
@@ -177,10 +177,10 @@ def measure(name: str, chosen: list[harness.Contender], options: argparse.Namesp
     difference = check_agreement({contender.name: report["fingerprint"] for contender, report in firsts.items()})
     reports = harness.alternate(firsts, lambda contender: run(contender, options.steps), options.rounds)
     reference = REFERENCE if REFERENCE in reports else next(iter(reports))
-    rows = harness.compare(reports, reference)
+    rows = tables.compare(reports, reference)
     aim = f", at most {workload.aim} times as long as torch hoped for" if workload.aim else ""
     print(f"\n{workload.title}{aim}; results agree within {difference:.0e}\n", flush=True)
-    print(f"{harness.table(rows, reference)}\n", flush=True)
+    print(f"{tables.table(rows, reference)}\n", flush=True)
     return {
         "workload": name,
         "title": workload.title,
@@ -189,7 +189,7 @@ def measure(name: str, chosen: list[harness.Contender], options: argparse.Namesp
         "skipped": skipped,
         "versions": {contender.name: report["versions"] for contender, report in firsts.items()},
         "rows": rows,
-        "round_medians_ms": harness.round_medians(reports),
+        "round_medians_ms": tables.round_medians(reports),
     }
 
 

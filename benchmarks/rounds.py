@@ -7,7 +7,7 @@ import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks import floor, harness
+from benchmarks import floor, harness, tables
 from benchmarks.harness import Contender, Report
 from benchmarks.products import Products, listed
 
@@ -53,7 +53,8 @@ def train_here(
     taken = tracemalloc.get_traced_memory()[1] / harness.MIB if traced else None
     tracemalloc.stop()
     seconds = stopwatch.time(step, steps)
-    harness.report(contender, losses=losses, seconds=seconds, step_mib=taken, **stopwatch.memory())
+    cpu = stopwatch.cpu_seconds
+    harness.report(contender, losses=losses, seconds=seconds, cpu_seconds=cpu, step_mib=taken, **stopwatch.memory())
 
 
 def compare_training(
@@ -82,8 +83,8 @@ def compare_training(
     reports = harness.alternate([*firsts, *bases], measure, rounds)
     bests = floor.best_of({contender.name: reports.pop(contender.name) for contender in bases}, products)
     chosen = reference if reference in reports else next(iter(reports))
-    rows = harness.compare(reports, chosen, [floor.milliseconds(best, products) for best in bests])
-    print(f"\n{title}: losses agree within {difference:.0e}\n\n{harness.table(rows, chosen)}\n", flush=True)
+    rows = tables.compare(reports, chosen, [floor.milliseconds(best, products) for best in bests])
+    print(f"\n{title}: losses agree within {difference:.0e}\n\n{tables.table(rows, chosen)}\n", flush=True)
     if bests:
         print(f"{floor.describe(bests, products)}\n", flush=True)
     return {
@@ -92,7 +93,7 @@ def compare_training(
         "skipped": skipped,
         "versions": {contender.name: report["versions"] for contender, report in firsts.items()},
         "rows": rows,
-        "round_medians_ms": harness.round_medians(reports),
+        "round_medians_ms": tables.round_medians(reports),
         "products": listed(products),
         "floor_ms": [floor.milliseconds(best, products) for best in bests],
     }

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from benchmarks import harness, mlp_contenders
+from benchmarks import harness, mlp_contenders, tables
 from benchmarks.harness import Contender, Report
 from benchmarks.mlp import Problem, Step
 from benchmarks.mlp_contenders import STEPS
@@ -93,7 +93,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     for axis in options.axes:
         print(f"\n{axis}\n\n{table(axis, reports)}", flush=True)
     kept = [
-        {"point": point, "rows": harness.compare(found, next(iter(found))), "medians_ms": harness.round_medians(found)}
+        {"point": point, "rows": tables.compare(found, next(iter(found))), "medians_ms": tables.round_medians(found)}
         for point, found in reports.items()
     ]
     return {"skipped": skipped, "points": kept}
@@ -103,7 +103,7 @@ def table(axis: str, reports: dict[Point, dict[str, list[Report]]]) -> str:
     """A row a size: milliseconds of each contender, how much more than at the first size, and peak memory."""
     measured = {point: reports[point] for point in AXES[axis]}
     names = [name for name in NAMES if name in next(iter(measured.values()))]
-    medians = {point: {row.name: row for row in harness.compare(found, names[0])} for point, found in measured.items()}
+    medians = {point: {row.name: row for row in tables.compare(found, names[0])} for point, found in measured.items()}
     first = next(iter(medians.values()))
     head = [axis, *(f"{name} {what}" for name in names for what in ("ms", "min..max", "growth", "peak MiB"))]
     cells = []
@@ -119,7 +119,7 @@ def table(axis: str, reports: dict[Point, dict[str, list[Report]]]) -> str:
                 f"{rows[name].peak_mib:.0f}",
             ]
         cells.append(line)
-    return harness.markdown(head, cells)
+    return tables.markdown(head, cells)
 
 
 def parse_options() -> argparse.Namespace:

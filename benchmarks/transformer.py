@@ -20,8 +20,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import encoder, floor, harness
-from benchmarks.harness import Contender, Report, Spread
+from benchmarks import encoder, floor, harness, tables
+from benchmarks.harness import Contender, Report
 from benchmarks.mlp_contenders import ON_CUDA, engines
 from benchmarks.mlp_lora_graph import ENGINES, training_step
 from benchmarks.products import from_list, listed, products_of_step
@@ -166,12 +166,12 @@ def deployment(every: Mapping[str, Contender], run: Callable[[Contender], Report
     """The way to an exported model, and the latency of what was exported."""
     exported = [run(every["export"]) for _ in range(rounds)]
     for name in exported[0]["parts"]:
-        total = Spread.of([report["parts"][name]["total"] for report in exported])
+        total = tables.Spread.of([report["parts"][name]["total"] for report in exported])
         print(f"lora_graph: import, {name}, export in {total.median:.2f} s ({total.low:.2f}..{total.high:.2f})", end="")
         print(f", {exported[0]['nodes']} nodes", flush=True)
     ran = harness.alternate([every[f"latency-{name}"] for name in MODELS], run, rounds)
-    latencies = harness.compare(ran, "latency-base")
-    print(f"\nONNX Runtime\n\n{harness.table(latencies, 'base')}\n", flush=True)
+    latencies = tables.compare(ran, "latency-base")
+    print(f"\nONNX Runtime\n\n{tables.table(latencies, 'base')}\n", flush=True)
     versions = {name: reports[0]["versions"] for name, reports in ran.items()}
     return {"export": exported, "latency": latencies, "latency_versions": versions}
 

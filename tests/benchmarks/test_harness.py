@@ -1,11 +1,13 @@
 """The arithmetic of comparisons on made-up reports, and what happens to workers that cannot run."""
 
 import sys
+import time
 
 import pytest
 
-from benchmarks import harness
-from benchmarks.harness import Contender, Spread
+from benchmarks import harness, tables
+from benchmarks.harness import Contender
+from benchmarks.tables import Spread
 
 
 def report(*seconds: float, peak: float = 100.0, above: float = 10.0) -> harness.Report:
@@ -17,7 +19,7 @@ def test_ratio_compares_medians_within_a_round_and_then_across_rounds():
         "a": [report(0.001, 0.002, 0.9), report(0.004), report(0.006)],
         "b": [report(0.004), report(0.004), report(0.003, 0.003, 0.9, peak=50.0, above=7.0)],
     }
-    a, b = harness.compare(reports, reference="a")
+    a, b = tables.compare(reports, reference="a")
     assert a.milliseconds == Spread(pytest.approx(4), pytest.approx(2), pytest.approx(6))
     assert a.ratio == Spread(1, 1, 1)
     assert b.milliseconds == Spread(pytest.approx(4), pytest.approx(3), pytest.approx(4))
@@ -26,7 +28,7 @@ def test_ratio_compares_medians_within_a_round_and_then_across_rounds():
 
 
 def test_table_has_a_line_per_contender_of_equal_width_and_no_empty_columns():
-    lines = harness.table(harness.compare({"a": [report(0.001)], "long name": [report(0.0025)]}, "a"), "a").splitlines()
+    lines = tables.table(tables.compare({"a": [report(0.001)], "long name": [report(0.0025)]}, "a"), "a").splitlines()
     assert len(lines) == 4
     assert len({len(line) for line in lines}) == 1
     assert [cell.strip() for cell in lines[3].split("|")[1:-1]] == [
@@ -35,9 +37,19 @@ def test_table_has_a_line_per_contender_of_equal_width_and_no_empty_columns():
 
 
 def test_share_of_the_floor_is_that_of_each_round():
-    (row,) = harness.compare({"a": [report(0.004), report(0.002), report(0.010)]}, "a", floor=[2.0, 1.5, 4.0])
+    (row,) = tables.compare({"a": [report(0.004), report(0.002), report(0.010)]}, "a", floor=[2.0, 1.5, 4.0])
     assert row.of_floor == Spread(pytest.approx(0.5), pytest.approx(0.4), pytest.approx(0.75))
-    assert harness.table([row], "a").splitlines()[2].split("|")[-3:-1] == [" 0.50         ", " 0.40..0.75 "]
+    assert tables.table([row], "a").splitlines()[2].split("|")[-3:-1] == [" 0.50         ", " 0.40..0.75 "]
+
+
+def test_processor_time_is_compared_beside_that_of_the_clock():
+    a = report(0.004) | {"cpu_seconds": [0.002]}
+    b = report(0.010) | {"cpu_seconds": [0.001, 0.003, 0.009]}
+    first, second = tables.compare({"a": [a], "b": [b]}, "a")
+    assert (second.ratio.median, second.cpu_ratio) == (pytest.approx(2.5), Spread(*[pytest.approx(1.5)] * 3))
+    assert second.cpu == Spread(*[pytest.approx(3)] * 3)
+    assert tables.compare({"a": [report(0.004)]}, "a")[0].cpu is None
+    assert "| CPU ms | CPU / a |" in tables.table([first, second], "a")
 
 
 def test_rounds_alternate_the_order_so_that_nobody_always_goes_first():
@@ -58,6 +70,9 @@ def test_stopwatch_times_every_call_and_sees_memory_that_was_touched():
     seconds = stopwatch.time(lambda: calls.append(1), repeat=5)
     assert len(calls) == len(seconds) == 5
     assert min(seconds) >= 0
+    assert len(stopwatch.cpu_seconds) == 5
+    waiting = stopwatch.time(lambda: time.sleep(0.05), repeat=1)
+    assert stopwatch.cpu_seconds[-1] < waiting[0]
     headroom = stopwatch.baseline  # nothing smaller is sure to move the peak of a process that was larger before
     block = bytearray(b"x") * (headroom + 8 * harness.MIB)
     memory = stopwatch.memory()
@@ -114,7 +129,7 @@ def test_results_name_machine_and_day(tmp_path, monkeypatch):
     monkeypatch.setattr(harness, "RESULTS", tmp_path / "results")
     import json
 
-    path = harness.save("made_up", rows=harness.compare({"a": [report(0.001)]}, "a"))
+    path = harness.save("made_up", rows=tables.compare({"a": [report(0.001)]}, "a"))
     content = json.loads(path.read_text(encoding="utf-8"))
     assert path.name == "made_up.json"
     assert content["rows"][0]["milliseconds"] == {"median": 1.0, "low": 1.0, "high": 1.0}
