@@ -135,16 +135,17 @@ class Page extends Sheet {
 
   /** Lead to a node or module, whatever it takes: the pass in which it lives, modules opened, its kind shown. */
   visit(item) {
-    const { scene } = this;
+    const { scene, stage } = this,
+      closed = scene.around(item).filter((module) => !this.isOpen(module));
+    let isHidden = closed.length > 0;
     if (!scene.isModule(item)) {
+      isHidden ||= !this.showsKind[scene.kind(item)];
       this.showsKind[scene.kind(item)] = true;
       if (!this.panes.some((pane) => pane.alive[item])) this.stage = this.nearestStage(item);
     }
-    for (const module of scene.around(item)) {
-      if (!this.isOpen(module)) this.depth = -1;
-      this.openness[module - scene.n] = 1;
-    }
-    this.place();
+    for (const module of closed) this.openness[module - scene.n] = 1;
+    if (closed.length) this.depth = -1;
+    if (isHidden || this.stage !== stage) this.place();
     this.select(item);
     this.see(item);
     this.say();
