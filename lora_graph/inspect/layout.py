@@ -115,8 +115,10 @@ class _Layout:
         self.w[item] = max(2 * ceil((right - left) / 2), least_w)
         left -= (self.w[item] - (right - left)) / 2
         self.centres[block] = [floor(at - left + 0.501) for at in x]  # what is nearly equal becomes equal
-        sizes = [*self.h, 0]  # which is what a cell that is no item, number -1, has
-        heights = [max([sizes[grid.items[cell]] for cell in row], default=0) for row in grid.rows[1:-1]]
+        heights = [0] * (len(grid.rows) - 2)
+        for inner, cell in grid.cell_of.items():
+            row = grid.row_of[cell] - 1
+            heights[row] = max(heights[row], self.h[inner])
         top, tops = HEADER + GAP_Y // 2, []
         for height in heights:
             tops.append(top)
