@@ -22,8 +22,8 @@ from statistics import median
 
 from benchmarks.harness import (
     Contender,
-    MissingPackageError,
     Report,
+    UnavailableError,
     announce,
     parser,
     report,
@@ -188,7 +188,7 @@ def main() -> None:
     for limit in LIMITS:
         try:
             rounds = [run_worker("benchmarks.inspect", Contender(limit.worker), []) for _ in range(options.rounds)]
-        except MissingPackageError as reason:
+        except UnavailableError as reason:
             print(f"skipped {limit.what}: {reason}", file=sys.stderr)
             continue
         values = [found["value"] for found in rounds]

@@ -18,6 +18,11 @@ HTML = click.option(
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write a page for the browser as well: one file that needs no network.",
 )
+SVG = click.option(
+    "--svg",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw an SVG image as well.",
+)
 OUTPUT = click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The ONNX file to write."
 )

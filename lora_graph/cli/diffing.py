@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lora_graph.cli.commands import AS_JSON, HTML
+from lora_graph.cli.commands import AS_JSON, HTML, SVG
 from lora_graph.files import require_writable
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ SHOWN = 20
 )
 @click.option("--all", "show_all", is_flag=True, help=f"Print every difference, not {SHOWN} of each kind.")
 @HTML
+@SVG
 @AS_JSON
 @click.pass_context
 def diff(
@@ -49,6 +50,7 @@ def diff(
     rtol: float,
     show_all: bool,
     html: Path | None,
+    svg: Path | None,
     as_json: bool,
 ) -> None:
     """Align model A with model B by what they compute, not by names, and tell what became of A in B.
@@ -60,14 +62,18 @@ def diff(
     import lora_graph as lg
     from lora_graph.cli.arrays import plain
 
-    if html is not None:
-        require_writable(html)
+    for path in filter(None, (html, svg)):
+        require_writable(path)
     report = lg.diff(a, b, preset=preset, rtol=rtol)
     if html is not None:
         from lora_graph.inspect.page import write_page
         from lora_graph.inspect.page.diff import diff_page
 
         write_page(html, diff_page(report))
+    if svg is not None:
+        from lora_graph.inspect.drawing import diff_picture
+
+        diff_picture(report, svg)
     if as_json:
         click.echo(json.dumps(plain(report.to_dict()), indent=2, allow_nan=False))
     else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_graph.cli.checking import sizes_of
-from lora_graph.cli.commands import AS_JSON, HTML, MODEL
+from lora_graph.cli.commands import AS_JSON, HTML, MODEL, SVG
 from lora_graph.files import require_writable
 
 if TYPE_CHECKING:
@@ -41,11 +41,7 @@ PRESETS = ("train", "train-onnx", "inference", "export", "prepare", "finish", "m
 )
 @click.option("--depth", type=click.IntRange(0), help="Names in the paths of modules.  [default: up to 40 modules]")
 @HTML
-@click.option(
-    "--svg",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Draw it to this file, after the passes of --preset with --passes; --depth says which modules are opened.",
-)
+@SVG
 @AS_JSON
 def inspect(
     model: Path,
@@ -73,7 +69,7 @@ def inspect(
 
         require_writable(html)
         write_page(html, model_page(opened, preset=preset, values=values))
-    if svg:
+    if svg is not None:
         from lora_graph.inspect.drawing import picture
 
         picture(opened, svg, preset=preset if passes else None, depth=None if depth is None else max(depth - 1, 0))

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 
 from lora_graph.files import atomic_write
 from lora_graph.inspect.cost import Cost, Costs, details, metrics
+from lora_graph.inspect.diffing.report import DiffReport
 from lora_graph.inspect.inspected import Inspected, Model
 from lora_graph.inspect.layout import Layout, lay_out
+from lora_graph.inspect.page.diff import diff_scene
 from lora_graph.inspect.scene import Scene, scene_of
-from lora_graph.inspect.svg import boxes_at, svg
+from lora_graph.inspect.svg import boxes_at, side_by_side, svg
 from lora_graph.ir.value import Value
 from lora_graph.rewrite.pipeline import optimize_graph
 from lora_graph.rewrite.record import Report
@@ -52,6 +54,17 @@ def picture(
     scene = model_scene(model if isinstance(model, Inspected) else Inspected.of(model), preset)
     layout = lay_out(scene.only(len(scene.stages) - 1))
     text = svg(layout, depth=readable_depth(layout) if depth is None else depth, constants=constants)
+    return _written(text, path)
+
+
+def diff_picture(report: DiffReport, path: str | os.PathLike[str] | None = None, *, depth: int | None = None) -> str:
+    """Both graphs of a diff side by side, with what differs marked, as an SVG image; see :func:`picture`."""
+    layout = lay_out(diff_scene(report))
+    text = side_by_side(layout, depth=readable_depth(layout) if depth is None else depth)
+    return _written(text, path)
+
+
+def _written(text: str, path: str | os.PathLike[str] | None) -> str:
     if path is not None:
         with atomic_write(path) as file:
             file.write(text.encode())

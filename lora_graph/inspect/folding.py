@@ -7,7 +7,7 @@ room away. Order is kept, nothing comes to overlap, and a straight wire stays st
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -64,9 +64,19 @@ class Squeeze:
         return self.kept[index] + min(at, self.stops[index]) - self.starts[index] if index >= 0 else 0
 
 
-def fold(layout: Layout, *, stage: int = -1, folded: Collection[int] = (), hidden: Collection[int] = ()) -> View:
-    """One stage of a layout, with the blocks ``folded`` closed and the nodes ``hidden`` left out."""
-    return _Folding(layout, stage, frozenset(folded), frozenset(hidden)).view()
+def fold(
+    layout: Layout,
+    *,
+    stage: int = -1,
+    folded: Collection[int] = (),
+    hidden: Collection[int] = (),
+    aligned: bool = False,
+) -> View:
+    """One stage of a layout, with the blocks ``folded`` closed and the nodes ``hidden`` left out.
+
+    Where views of several stages are to be ``aligned``, there is room for the nodes of all of them.
+    """
+    return _Folding(layout, stage, frozenset(folded), frozenset(hidden), aligned).view()
 
 
 def folded_below(layout: Layout, depth: int | None) -> list[int]:
@@ -95,15 +105,17 @@ class _Way:
 class _Folding:
     """Items are nodes and, after them, blocks."""
 
-    def __init__(self, layout: Layout, stage: int, folded: frozenset[int], hidden: frozenset[int]) -> None:
+    def __init__(
+        self, layout: Layout, stage: int, folded: frozenset[int], hidden: frozenset[int], aligned: bool
+    ) -> None:
         self.layout, self.size = layout, len(layout.scene.nodes)
         drawn = layout.scene.stages[stage]
         self.closed = self._closed(folded - {0})
         nodes = sorted(drawn.nodes - hidden)
-        self.shown = [node for node in nodes if self.closed[layout.block_of[node]] < 0]
-        blocks = self._used(nodes)
-        self.opened = [block for block in blocks if self.closed[block] < 0]
-        self.folded = [block for block in blocks if self.closed[block] == block]
+        self.shown, self.opened, self.folded = self._seen(nodes)
+        self.rigid = (
+            self._seen([n.id for n in layout.scene.nodes if n.id not in hidden]) if aligned else self._seen(nodes)
+        )
         self.ways = list(self._ways([e for e in sorted(drawn.edges) if layout.scene.edges[e].source not in hidden]))
         self.x, self.y = self._maps()
 
@@ -114,6 +126,15 @@ class _Folding:
             around = closed[block.parent] if block.parent >= 0 else -1
             closed.append(around if around >= 0 else number if number in folded else -1)
         return closed
+
+    def _seen(self, nodes: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+        """Those of ``nodes`` that are in no folded block, and the blocks around all of them, opened and folded."""
+        blocks = self._used(nodes)
+        return (
+            [node for node in nodes if self.closed[self.layout.block_of[node]] < 0],
+            [block for block in blocks if self.closed[block] < 0],
+            [block for block in blocks if self.closed[block] == block],
+        )
 
     def _used(self, nodes: Iterable[int]) -> list[int]:
         """The blocks around ``nodes``, from the outside in."""
@@ -168,11 +189,12 @@ class _Folding:
     def _maps(self) -> tuple[Squeeze, Squeeze]:
         areas, points = self.layout.areas, self.layout.points
         across, down = [], []
-        for item in (*self.shown, *(self.size + block for block in self.folded)):
+        shown, opened, folded = self.rigid
+        for item in (*shown, *(self.size + block for block in folded)):
             x, y, w, h = self._box(item)
             across.append((x - GAP_X // 2, x + w + GAP_X // 2))
             down.append((y - GAP_Y // 2, y + h + GAP_Y // 2))
-        for block in self.opened[1:]:
+        for block in opened[1:]:
             left, right = areas.x[block], areas.x[block] + areas.w[block]
             top, bottom = areas.y[block], areas.y[block] + areas.h[block]
             across += [(left - GAP_X // 2, left + PAD), (right - PAD, right + GAP_X // 2)]

@@ -6,12 +6,15 @@ from collections.abc import Iterable, Sequence
 from functools import singledispatch
 from html import escape
 
+from lora_graph.inspect.diffing.report import DiffReport
 from lora_graph.inspect.drawing import model_scene, readable_depth
 from lora_graph.inspect.inspected import Inspected
 from lora_graph.inspect.layout import Layout, lay_out
+from lora_graph.inspect.page.diff import diff_scene
 from lora_graph.inspect.report import UNKNOWN, CheckReport
 from lora_graph.inspect.scene_text import plain
-from lora_graph.inspect.svg import boxes_at
+from lora_graph.inspect.summary import Summary
+from lora_graph.inspect.svg import boxes_at, side_by_side
 from lora_graph.inspect.svg import svg as drawing
 from lora_graph.ir.graph import Graph
 from lora_graph.layers.layer import Layer
@@ -92,19 +95,36 @@ def _(report: CheckReport) -> str:
     return table + "".join(_text(str(each)) for each in (*report.findings, *report.notes))
 
 
+@html.register
+def _(report: Summary) -> str:
+    return _table(report.model, ("", ""), list(report.facts)) + _text(str(report))
+
+
+@html.register
+def _(report: DiffReport) -> str:
+    layout = lay_out(diff_scene(report))
+    image = side_by_side(layout, depth=readable_depth(layout)) if _fits(layout) else ""
+    head = f"{report.labels[0]} → {report.labels[1]}: {report.summary}"
+    return _scrolled(image, head, "every difference", str(report))
+
+
 def _layout(thing: Graph | Layer) -> Layout:
     return lay_out(model_scene(Inspected.of(thing)))
 
 
 def _drawn(layout: Layout) -> str | None:
-    depth = readable_depth(layout)
-    if depth == 0 and boxes_at(layout, 0) > TOO_MANY:
-        return None
-    return drawing(layout, depth=depth)
+    return drawing(layout, depth=readable_depth(layout)) if _fits(layout) else None
+
+
+def _fits(layout: Layout) -> bool:
+    return boxes_at(layout, 0) <= TOO_MANY
 
 
 def _figure(layout: Layout, head: str, name: str, text: str) -> str:
-    image = _drawn(layout) or ""
+    return _scrolled(_drawn(layout) or "", head, name, text)
+
+
+def _scrolled(image: str, head: str, name: str, text: str) -> str:
     more = f"<details><summary>{_safe(name)}</summary>{_text(text)}</details>"
     return f'<div><div>{_safe(head)}</div><div style="max-height:640px;overflow:auto">{image}</div>{more}</div>'
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from statistics import median, quantiles
 from typing import Any
 
+from lora_graph.display import Shown
 from lora_graph.inspect.cost import Costs
 from lora_graph.ir.value import Value
 
@@ -159,7 +160,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class ProfileReport:
+class ProfileReport(Shown):
     """What :func:`lora_graph.profile` found: a :class:`Timing` for each engine, by its name.
 
     ``against`` is the same for the model that it was compared with.

@@ -110,24 +110,6 @@ def scene_of(
         return making.scene(metrics or {})
 
 
-def scene_of_pair(
-    left: Graph,
-    right: Graph,
-    matches: Mapping[Value, Value],
-    *,
-    names: tuple[str, str] = ("left", "right"),
-    marks: Mapping[Value, str] | None = None,
-    metrics: Mapping[str, Mapping[Value, float]] | None = None,
-    details: Mapping[Value, Mapping[str, str]] | None = None,
-    adapters: Collection[str] = (),
-) -> Scene:
-    """Two graphs as two stages; what ``matches`` pairs (of ``left`` with of ``right``) is one node in both."""
-    making = SceneMaker(left.name, adapters, details or {})
-    making.add(names[0], left)
-    making.add(names[1], right, {new: old for old, new in matches.items()})
-    return making.scene(metrics or {}, marks or {})
-
-
 class SceneMaker:
     """Collects the nodes of graphs, stage by stage."""
 

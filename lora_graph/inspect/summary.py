@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lora_graph import checks
+from lora_graph.display import Shown
 from lora_graph.inspect.cost import Cost, Costs, amount, nbytes
 from lora_graph.inspect.engines import input_types
 from lora_graph.inspect.inspected import Inspected, Model
@@ -18,7 +19,7 @@ MOST_PORTS, MOST_OPS = 8, 12
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Shown):
     """What :func:`lora_graph.summarize` finds out about a model. Costs are for the sizes of ``binding``."""
 
     model: str

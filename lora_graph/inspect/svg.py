@@ -31,7 +31,7 @@ STYLE = """
 .lg .adapter{fill:#ffe8d1;stroke:#c96f16}
 .lg .added{fill:#dcf3e2;stroke:#23803f}
 .lg .removed{fill:#fbe0e0;stroke:#b3342f;stroke-dasharray:5 3}
-.lg .changed,.lg .fused{fill:#fff3cd;stroke:#a67c00}
+.lg .changed,.lg .fused,.lg .weights{fill:#fff3cd;stroke:#a67c00}
 .lg .wire{fill:none;stroke:#8592a6;stroke-width:1.3}
 .lg .tip{fill:#8592a6}
 .lg .wire.adapter{fill:none;stroke:#d98a3d}
@@ -53,7 +53,7 @@ STYLE = """
 .lg .adapter{fill:#4a3016;stroke:#e39a4b}
 .lg .added{fill:#173a23;stroke:#56c07a}
 .lg .removed{fill:#461d1d;stroke:#e07a75}
-.lg .changed,.lg .fused{fill:#40350d;stroke:#d8b13c}
+.lg .changed,.lg .fused,.lg .weights{fill:#40350d;stroke:#d8b13c}
 .lg .small,.lg .label{fill:#a3b0c2}
 .lg .light{fill:#12161d}
 }
@@ -75,6 +75,21 @@ def svg(scene: Scene | Layout, *, stage: int | str = -1, depth: int | None = Non
     return _Drawing(layout, view).text()
 
 
+def side_by_side(layout: Layout, *, depth: int | None = None, constants: bool = False) -> str:
+    """Every stage of a scene beside the one before, each with its name; what is in both stands at the same height."""
+    hidden = [] if constants else _constants(layout)
+    stages, parts, left, height = layout.scene.stages, [], 0, 0
+    for number, stage in enumerate(stages):
+        view = fold(layout, stage=number, folded=folded_below(layout, depth), hidden=hidden, aligned=True)
+        drawing = _Drawing(layout, view)
+        name = escape(shorten(stage.name, max(drawing.width // 8, 8)))
+        parts.append(f'<text class="label" x="{left + MARGIN}" y="{FOOT - 8}">{name}</text>')
+        parts.append(drawing.group(left, FOOT))
+        left, height = left + drawing.width, max(height, drawing.height + FOOT)
+    name = escape(visible(layout.scene.name))
+    return "\n".join([*_head(name, left, height), *parts, "</svg>"]) + "\n"
+
+
 def boxes_at(layout: Layout, depth: int) -> int:
     """How many boxes are drawn when modules inside ``depth`` others are folded, constants left out."""
     view = fold(layout, folded=folded_below(layout, depth), hidden=_constants(layout))
@@ -94,33 +109,41 @@ def _stage(scene: Scene, stage: int | str) -> int:
     raise ValueError(f"stage must be one of {', '.join(names)}, or a number below {len(names)}, got {stage!r}")
 
 
+def _head(name: str, width: int, height: int) -> list[str]:
+    return [
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="lg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" role="img" aria-label="{name}">',
+        f"<title>{name}</title>",
+        f"<style>{STYLE}</style>",
+        f'<rect class="page" width="{width}" height="{height}"/>',
+    ]
+
+
 class _Drawing:
     def __init__(self, layout: Layout, view: View) -> None:
         self.layout, self.view = layout, view
         self.nodes = layout.scene.nodes
+        self.keys = self._keys()
+        self.width = max(view.width, sum(len(key) * 7 + 34 for key in self.keys)) + 2 * MARGIN
+        self.height = view.height + 2 * MARGIN + (FOOT if self.keys else 0)
 
     def text(self) -> str:
         """The whole image."""
-        keys = self._keys()
-        width = max(self.view.width, sum(len(name) * 7 + 34 for name in keys)) + 2 * MARGIN
-        height = self.view.height + 2 * MARGIN + (FOOT if keys else 0)
         name = escape(visible(self.layout.scene.name))
+        return "\n".join([*_head(name, self.width, self.height), self.group(0, 0), "</svg>"]) + "\n"
+
+    def group(self, left: int, top: int) -> str:
+        """What is drawn, as a group at a place."""
         lines = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" class="lg" width="{width}" height="{height}" '
-            f'viewBox="0 0 {width} {height}" role="img" aria-label="{name}">',
-            f"<title>{name}</title>",
-            f"<style>{STYLE}</style>",
-            f'<rect class="page" width="{width}" height="{height}"/>',
-            f'<g transform="translate({MARGIN} {MARGIN})">',
+            f'<g transform="translate({left + MARGIN} {top + MARGIN})">',
             *self._areas(),
             *self._wires(),
             *(line for node, box in self.view.nodes.items() for line in self._node(self.nodes[node], box)),
             *(line for block, box in self.view.folded.items() for line in self._folded(block, box)),
-            *self._foot(keys),
+            *self._foot(self.keys),
             "</g>",
-            "</svg>",
         ]
-        return "\n".join(lines) + "\n"
+        return "\n".join(lines)
 
     def _areas(self) -> Iterator[str]:
         for block, box in self.view.opened.items():

@@ -94,6 +94,14 @@ def test_a_long_list_is_cut_unless_all_is_asked_for(tmp_path: Path) -> None:
     assert cut.exit_code == whole.exit_code == 1
 
 
+def test_a_drawing_of_both(base: Path, merged: Path, tmp_path: Path) -> None:
+    image = tmp_path / "diff.svg"
+    assert call("diff", base, merged, "--svg", image).exit_code == 1
+    assert image.read_text().startswith("<svg")
+    assert call("diff", base, tmp_path / "missing.onnx", "--svg", tmp_path / "none.svg").exit_code == 2
+    assert not (tmp_path / "none.svg").exists()
+
+
 def lower(graph: lg.Graph) -> bytes:
     from lora_graph.onnx.model import lower
 

@@ -87,6 +87,24 @@ def test_a_check_shows_its_comparisons(layer: lg.Layer) -> None:
     assert [c.pair for c in report.comparisons] == [text for text in page.texts("td") if " / " in text]
 
 
+def test_a_diff_shows_both_graphs(layer: lg.Layer) -> None:
+    page = Balanced(lg.diff(lg.DenseLayer(8, 4, rng=0), layer)._repr_html_() or "")
+    assert page.texts("text").count("MatMul") == 2 + 2
+    assert "added" in page.texts("text")
+    assert any(text.startswith("DenseLayer → StandardLoRAAdapter: ") for text in page.texts("div"))
+
+
+def test_a_summary_shows_its_facts(layer: lg.Layer) -> None:
+    page = Balanced(lg.summarize(layer)._repr_html_() or "")
+    cells = page.texts("td")
+    assert cells[cells.index("parameters") + 1].startswith("60 in ")
+
+
+def test_a_profile_shows_its_text(layer: lg.Layer) -> None:
+    report = lg.profile(layer, warmup=0, repeat=1)
+    assert "MatMul" in " ".join(Balanced(report._repr_html_() or "").texts("pre"))
+
+
 def test_a_graph_that_is_too_large_to_draw_is_printed() -> None:
     graph = chain(TOO_MANY + 1)
     assert graph._repr_svg_() is None

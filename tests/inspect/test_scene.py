@@ -11,7 +11,7 @@ import pytest
 import lora_graph as lg
 from lora_graph import ops
 from lora_graph.inspect.kin import adapter_values
-from lora_graph.inspect.scene import Edge, Node, Scene, attribute_text, constant_text, cyclic, scene_of, scene_of_pair
+from lora_graph.inspect.scene import Edge, Node, Scene, SceneMaker, attribute_text, constant_text, cyclic, scene_of
 from lora_graph.inspect.scene_data import ranges
 from lora_graph.inspect.scene_text import captions, shape_of, shorten, width_of
 from lora_graph.inspect.stages import align, replaced
@@ -196,9 +196,10 @@ def test_a_stage_has_the_values_and_operands_of_its_graph(make: Callable[[], lg.
 
 def test_two_graphs_side_by_side_share_what_matches() -> None:
     left, right = ops.tanh(X), ops.tanh(X * 2.0)
-    scene = scene_of_pair(
-        Graph((X,), {"y": left}), Graph((X,), {"y": right}), {left: right}, marks={right.operands[0]: "added"}
-    )
+    making = SceneMaker("both", (), {})
+    making.add("left", Graph((X,), {"y": left}))
+    making.add("right", Graph((X,), {"y": right}), {right: left})
+    scene = making.scene({}, {right.operands[0]: "added"})
     assert [stage.name for stage in scene.stages] == ["left", "right"]
     assert len(named(scene, "Tanh")) == 1
     (added,) = named(scene, "Mul")

@@ -10,11 +10,11 @@ import pytest
 
 import lora_graph as lg
 from lora_graph import ops
-from lora_graph.inspect.drawing import readable_depth
+from lora_graph.inspect.drawing import diff_picture, readable_depth
 from lora_graph.inspect.folding import Squeeze, View, fold, folded_below
 from lora_graph.inspect.inspected import Inspected
 from lora_graph.inspect.layout import lay_out
-from lora_graph.inspect.scene import scene_of, scene_of_pair
+from lora_graph.inspect.scene import SceneMaker, scene_of
 from lora_graph.inspect.svg import boxes_at, svg
 from lora_graph.ir import Graph
 from lora_graph.ir.graph import Note
@@ -171,17 +171,31 @@ def test_a_stage_is_chosen_by_name_or_number() -> None:
 def test_marks_and_adapters_have_colours_and_words() -> None:
     a = ops.parameter("A", "float32", (4, 4))
     left, right = ops.tanh(X), ops.tanh(X @ a)
-    scene = scene_of_pair(
-        Graph((X,), {"y": left}),
-        Graph((X,), {"y": right}),
-        {left: right},
-        marks={right.operands[0]: "added"},
-        adapters=["A"],
-    )
+    making = SceneMaker("both", ["A"], {})
+    making.add("left", Graph((X,), {"y": left}))
+    making.add("right", Graph((X,), {"y": right}), {right: left})
+    scene = making.scene({}, {right.operands[0]: "added"})
     image = svg(scene, stage="right")
     assert len(rectangles(image, "added")) == 1 + 1
     assert texts(image)[-2:] == ["adapter", "added"]
     assert "added" not in texts(svg(scene, stage="left"))
+
+
+def test_two_models_side_by_side_stand_at_the_same_height(tmp_path: Path) -> None:
+    base = lg.DenseLayer(8, 4, "relu", rng=0)
+    report = lg.diff(base, lg.StandardLoRAAdapter(lg.DenseLayer(8, 4, "relu", rng=0), rank=2, site="weight", rng=0))
+    path = tmp_path / "diff.svg"
+    image = diff_picture(report, path)
+    assert path.read_text() == image
+    assert len(rectangles(image, "added")) == 6 + 1
+    assert texts(image)[0] == "DenseLayer"
+    assert "StandardLoRAAdapter" in texts(image)
+    heights = {
+        said: [text.get("y") for text in ET.fromstring(image).iter(f"{SVG}text") if text.text == said]
+        for said in ("x", "Relu", "bias", "y")
+    }
+    assert {len(places) for places in heights.values()} == {2}
+    assert {len(set(places)) for places in heights.values()} == {1}
 
 
 def test_the_depth_is_chosen_so_that_a_picture_stays_readable() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from lora_graph.display import Shown
 from lora_graph.inspect.diffing.changes import Change
 from lora_graph.inspect.diffing.lines import listed, moved
 from lora_graph.inspect.diffing.modules import Whereabouts
@@ -47,7 +48,7 @@ class Module:
 
 
 @dataclass(frozen=True)
-class DiffReport:
+class DiffReport(Shown):
     """How the graph ``left`` became ``right``. ``matches`` maps each Value of ``left`` to what it is in ``right``.
 
     Values in ``removed`` and ``before`` are of ``left``, those in ``added`` and ``after`` of ``right``. Names are no

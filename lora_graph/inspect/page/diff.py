@@ -8,26 +8,41 @@ from typing import Any
 
 from lora_graph.inspect.diffing.lines import listed, moved
 from lora_graph.inspect.diffing.report import DiffReport
-from lora_graph.inspect.scene import SceneMaker
+from lora_graph.inspect.scene import Scene, SceneMaker
 from lora_graph.inspect.scene_data import to_data
 from lora_graph.ir.value import Value
+
+Changes = list[tuple[str, str, Sequence[Value]]]
 
 
 def diff_page(report: DiffReport) -> dict[str, Any]:
     """The data of the page of a diff: the first graph on the left, the other one on the right."""
-    left, right = _labels(report.labels)
-    making = SceneMaker(f"{left} → {right}", (), {})
-    making.add(left, report.left)
-    making.add(right, report.right, {after: before for before, after in report.matches.items()})
-    changes = list(_changes(report))
-    marks = {value: mark for mark, _, values in reversed(changes) for value in values}
+    making, changes = _made(report)
     jumps = [
         (mark, line, list(dict.fromkeys(making.ids[value] for value in values if value in making.ids)))
         for mark, line, values in changes
     ]
-    data = to_data(making.scene({}, marks))
+    data = to_data(making.scene({}, _marks(changes)))
     summary = [("left", report.labels[0]), ("right", report.labels[1]), ("difference", report.summary)]
     return {**data, "kind": "diff", "summary": summary, "changes": jumps}
+
+
+def diff_scene(report: DiffReport) -> Scene:
+    """Both graphs of a diff as two stages; what matches is one node, and every difference is marked."""
+    making, changes = _made(report)
+    return making.scene({}, _marks(changes))
+
+
+def _made(report: DiffReport) -> tuple[SceneMaker, Changes]:
+    left, right = _labels(report.labels)
+    making = SceneMaker(f"{left} → {right}", (), {})
+    making.add(left, report.left)
+    making.add(right, report.right, {after: before for before, after in report.matches.items()})
+    return making, list(_changes(report))
+
+
+def _marks(changes: Changes) -> dict[Value, str]:
+    return {value: mark for mark, _, values in reversed(changes) for value in values}
 
 
 def _labels(labels: tuple[str, str]) -> tuple[str, str]:
