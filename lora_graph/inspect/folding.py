@@ -88,17 +88,15 @@ def folded_below(layout: Layout, depth: int | None) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """The way of one edge: the boxes at its ends, where a wire meets them, and the points that show, downwards.
+    """The way of one edge: the boxes at its ends, and the points between them that show, downwards.
 
     Where ``joins``, what is before the first point is there already: another edge has come the same way.
     """
 
     source: int
     out: int
-    out_at: int
     points: list[int]
     into: int
-    into_at: int
     joins: bool
 
 
@@ -160,26 +158,19 @@ class _Folding:
             if out == into:
                 continue
             seen: list[int] = []
-            out_at, into_at = self._middle(source), self._middle(target)
             at = layout.ends[edge]
             while at >= 0 and at not in done:
                 block = self.closed[points.block[at]]
                 if block < 0:
                     seen.append(at)
-                elif self.size + block == into:
-                    into_at = points.x[at]
-                else:
-                    out_at = points.x[at]
+                elif self.size + block == out:
                     break
                 at = points.parent[at]
             joins = at >= 0 and at in done
             if joins:
                 seen.append(at)
             done.update(seen)
-            yield _Way(source, out, out_at, seen[::-1], into, into_at, joins)
-
-    def _middle(self, node: int) -> int:
-        return self.layout.nodes.x[node] + self.layout.nodes.w[node] // 2
+            yield _Way(source, out, seen[::-1], into, joins)
 
     def _box(self, item: int) -> Box:
         """The box of a node, or of a folded block, before anything moves."""
@@ -211,9 +202,9 @@ class _Folding:
             places = [(self.x(self.layout.points.x[p]), self.y(self.layout.points.y[p])) for p in way.points]
             if not way.joins:
                 left, top, width, height = boxes[way.out]
-                places.insert(0, (self._meet(way.out, way.out_at, left, width), top + height))
+                places.insert(0, (left + width // 2, top + height))
             left, top, width, _ = boxes[way.into]
-            places.append((self._meet(way.into, way.into_at, left, width), top))
+            places.append((left + width // 2, top))
             links += [Link(*a, *b, way.source, b is places[-1]) for a, b in pairwise(places)]
         opened = {block: self._opened(block) for block in self.opened}
         _, _, width, height = opened[0]
@@ -235,9 +226,3 @@ class _Folding:
         left, top = self.x(areas.x[block]), self.y(areas.y[block])
         right = self.x(areas.x[block] + areas.w[block])
         return left, top, right - left, self.y(areas.y[block] + areas.h[block]) - top
-
-    def _meet(self, item: int, at: int, left: int, width: int) -> int:
-        """Where on the x axis a wire meets a box: the middle of a node, within the width of a folded block."""
-        if item < self.size:
-            return left + width // 2
-        return min(max(self.x(at), left + WIRE), left + width - WIRE)
