@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from lora_graph.cli.checking import sizes_of
-from lora_graph.cli.commands import AS_JSON, HTML, MODEL
+from lora_graph.cli.commands import AS_JSON, HTML, MODEL, SVG
 from lora_graph.files import require_writable
 
 
@@ -42,6 +42,7 @@ from lora_graph.files import require_writable
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the inputs.")
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="Rows a table.")
 @HTML
+@SVG
 @AS_JSON
 def profile(
     model: Path,
@@ -50,6 +51,7 @@ def profile(
     data: Path | None,
     top: int,
     html: Path | None,
+    svg: Path | None,
     as_json: bool,
     optimizer: str | None,
     **settings: Any,
@@ -61,8 +63,8 @@ def profile(
     from lora_graph.inspect.profile_text import Room, text
 
     sizes = sizes_of(size)
-    if html is not None:
-        require_writable(html)
+    for path in filter(None, (html, svg)):
+        require_writable(path)
     names = [] if data is None else Inspected.of(model, sizes=sizes).graph.input_names
     report = lg.profile(
         model,
@@ -77,6 +79,10 @@ def profile(
         from lora_graph.inspect.page.profile import profile_page
 
         write_page(html, profile_page(report, Inspected.of(model, sizes=sizes).adapters))
+    if svg is not None:
+        from lora_graph.inspect.drawing import profile_picture
+
+        profile_picture(report, svg, Inspected.of(model, sizes=sizes).adapters)
     if as_json:
         click.echo(json.dumps(plain(report.to_dict()), indent=2, allow_nan=False))
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from lora_graph.files import atomic_write
 from lora_graph.inspect.cost import Cost, Costs, details, metrics
@@ -11,6 +11,8 @@ from lora_graph.inspect.diffing.report import DiffReport
 from lora_graph.inspect.inspected import Inspected, Model
 from lora_graph.inspect.layout import Layout, lay_out
 from lora_graph.inspect.page.diff import diff_scene
+from lora_graph.inspect.page.profile import TIME, profile_scene
+from lora_graph.inspect.profile_report import ProfileReport
 from lora_graph.inspect.scene import Scene, scene_of
 from lora_graph.inspect.svg import boxes_at, side_by_side, svg
 from lora_graph.ir.value import Value
@@ -43,17 +45,20 @@ def picture(
     preset: str | None = None,
     depth: int | None = None,
     constants: bool = False,
+    heat: str = "",
 ) -> str:
     """``model``, after the passes of ``preset`` if one is given, as the text of an SVG image.
 
     A model is what :func:`lora_graph.summarize` takes: a layer, a graph, an ONNX model, a run. Modules inside ``depth``
-    others are boxes of their own; where ``depth`` is None, so many that the picture stays readable. With ``path`` the
+    others are boxes of their own; where ``depth`` is None, so many that the picture stays readable. Nodes are shaded by
+    ``heat``, "flops" or "bytes". With ``path`` the
     image is also written to that file, as a whole or not at all. LoadError for what cannot be read, ValueError for a
     preset there is not.
     """
     scene = model_scene(model if isinstance(model, Inspected) else Inspected.of(model), preset)
     layout = lay_out(scene.only(len(scene.stages) - 1))
-    text = svg(layout, depth=readable_depth(layout) if depth is None else depth, constants=constants)
+    depth = readable_depth(layout) if depth is None else depth
+    text = svg(layout, depth=depth, constants=constants, heat=heat)
     return _written(text, path)
 
 
@@ -62,6 +67,16 @@ def diff_picture(report: DiffReport, path: str | os.PathLike[str] | None = None,
     layout = lay_out(diff_scene(report))
     text = side_by_side(layout, depth=readable_depth(layout) if depth is None else depth)
     return _written(text, path)
+
+
+def profile_picture(
+    report: ProfileReport, path: str | os.PathLike[str] | None = None, adapters: Collection[str] = ()
+) -> str:
+    """The graph that the first engine ran, shaded by the time of its nodes, as an SVG image; see :func:`picture`."""
+    scene = profile_scene(report, adapters)
+    layout = lay_out(scene.only(0))
+    heat = next(name for name in scene.metrics if name.startswith(TIME))
+    return _written(svg(layout, depth=readable_depth(layout), heat=heat), path)
 
 
 def _written(text: str, path: str | os.PathLike[str] | None) -> str:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lora_graph.inspect.cycles import on_cycles
 from lora_graph.inspect.kin import adapter_values
 from lora_graph.inspect.stages import align, replaced
 from lora_graph.ir.graph import Graph
@@ -150,7 +151,7 @@ class SceneMaker:
         made, uses, stages = list(self._nodes), dict(self._uses), list(self._stages)
         while True:
             alive = self._add_stage(name, graph, continued)
-            looped = cyclic(len(self._nodes), self._edges) if continued else set()
+            looped = on_cycles(len(self._nodes), [edge[:2] for edge in self._edges]) if continued else set()
             if not looped:
                 break
             dropped = [value for value in continued if self._ids.get(value) in looped]
@@ -260,34 +261,6 @@ def with_modules_of_leaves(nodes: Sequence[Node], edges: Sequence[Edge]) -> tupl
 def _shared(one: list[str], other: list[str]) -> list[str]:
     length = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     return one[:length]
-
-
-def cyclic(size: int, edges: Iterable[Edge]) -> set[int]:
-    """The nodes among ``size`` that are on cycles, or between two of them."""
-    pairs = [edge[:2] for edge in edges]
-    left = _not_drained(range(size), pairs)
-    if not left:
-        return left
-    return _not_drained(left, [(b, a) for a, b in pairs if a in left and b in left])
-
-
-def _not_drained(nodes: Collection[int], pairs: Sequence[tuple[int, int]]) -> set[int]:
-    """What is left when nodes that nothing leads to are taken away, again and again."""
-    following: dict[int, list[int]] = {}
-    waiting = dict.fromkeys(nodes, 0)
-    for source, target in pairs:
-        following.setdefault(source, []).append(target)
-        waiting[target] += 1
-    free = [node for node, count in waiting.items() if not count]
-    left = set(waiting)
-    while free:
-        node = free.pop()
-        left.remove(node)
-        for target in following.get(node, ()):
-            waiting[target] -= 1
-            if not waiting[target]:
-                free.append(target)
-    return left
 
 
 @lru_cache(maxsize=4096)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
+from math import sqrt
 
 from lora_graph.inspect.folding import Box, Link, View, fold, folded_below
 from lora_graph.inspect.layout import Layout, lay_out
@@ -17,6 +18,11 @@ MARGIN = 12
 FOOT = 26
 """Pixels around the drawing, and for the line that explains its colours."""
 MOST_ATTRIBUTES = 12
+
+HEAT = ("#f3f8fd", "#d6e6f4", "#abcfe6", "#6aaed6", "#3787c0", "#105ba4", "#08306b")
+"""From nothing to the most, by the square root: shades of one colour, for eyes of any kind."""
+PALE = 4
+"""The first shade that light text is read on."""
 
 STYLE = """
 .lg text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;fill:#1c2430}
@@ -39,7 +45,8 @@ STYLE = """
 .lg .title{font-size:12px;font-weight:600;text-anchor:middle}
 .lg .small{font-size:10.5px;fill:#566274;text-anchor:middle}
 .lg .label{font-size:11px;font-weight:600;fill:#566274}
-.lg .light{fill:#fff}
+.lg .light,.lg .white{fill:#fff}
+.lg .on-shade{fill:#1c2430}
 @media (prefers-color-scheme:dark){
 .lg text{fill:#e6ebf2}
 .lg .page{fill:#12161d}
@@ -56,15 +63,19 @@ STYLE = """
 .lg .changed,.lg .fused,.lg .weights{fill:#40350d;stroke:#d8b13c}
 .lg .small,.lg .label{fill:#a3b0c2}
 .lg .light{fill:#12161d}
+.lg .on-shade{fill:#1c2430}
+.lg .white{fill:#fff}
 }
 """.replace("\n", "")
 
 
-def svg(scene: Scene | Layout, *, stage: int | str = -1, depth: int | None = None, constants: bool = False) -> str:
+def svg(
+    scene: Scene | Layout, *, stage: int | str = -1, depth: int | None = None, constants: bool = False, heat: str = ""
+) -> str:
     """One stage, by number or name, of ``scene`` as the text of an SVG image; the last one by default.
 
     Of a layout, everything keeps its order; of a scene, the stage is laid out by itself. Modules inside ``depth``
-    others, or more, are folded. ValueError for a stage there is not.
+    others, or more, are folded; nodes are shaded by the metric ``heat``. ValueError for a stage or metric there is not.
     """
     if isinstance(scene, Layout):
         layout, number = scene, _stage(scene.scene, stage)
@@ -72,7 +83,9 @@ def svg(scene: Scene | Layout, *, stage: int | str = -1, depth: int | None = Non
         layout, number = lay_out(scene.only(_stage(scene, stage))), 0
     hidden = [] if constants else _constants(layout)
     view = fold(layout, stage=number, folded=folded_below(layout, depth), hidden=hidden)
-    return _Drawing(layout, view).text()
+    if heat and heat not in layout.scene.metrics:
+        raise ValueError(f"heat must be one of {', '.join(layout.scene.metrics) or 'none'}, got {heat!r}")
+    return _Drawing(layout, view, heat).text()
 
 
 def side_by_side(layout: Layout, *, depth: int | None = None, constants: bool = False) -> str:
@@ -120,12 +133,17 @@ def _head(name: str, width: int, height: int) -> list[str]:
 
 
 class _Drawing:
-    def __init__(self, layout: Layout, view: View) -> None:
+    def __init__(self, layout: Layout, view: View, heat: str = "") -> None:
         self.layout, self.view = layout, view
+        numbers = layout.scene.metrics[heat] if heat else {}
+        self.heat = {node: numbers.get(node, 0.0) for node in view.nodes if layout.scene.nodes[node].kind == "op"}
+        self.most = max(self.heat.values(), default=0.0)
         self.nodes = layout.scene.nodes
         self.keys = self._keys()
-        self.width = max(view.width, sum(len(key) * 7 + 34 for key in self.keys)) + 2 * MARGIN
-        self.height = view.height + 2 * MARGIN + (FOOT if self.keys else 0)
+        self.scale = f"the darker, the more {visible(heat)}" if heat else ""
+        words = sum(len(key) * 7 + 34 for key in self.keys) + len(self.scale) * 7
+        self.width = max(view.width, words) + 2 * MARGIN
+        self.height = view.height + 2 * MARGIN + (FOOT if words else 0)
 
     def text(self) -> str:
         """The whole image."""
@@ -140,7 +158,7 @@ class _Drawing:
             *self._wires(),
             *(line for node, box in self.view.nodes.items() for line in self._node(self.nodes[node], box)),
             *(line for block, box in self.view.folded.items() for line in self._folded(block, box)),
-            *self._foot(self.keys),
+            *self._foot(),
             "</g>",
         ]
         return "\n".join(lines)
@@ -169,15 +187,24 @@ class _Drawing:
         mark = self.layout.scene.marks.get(node.id, "")
         classes = " ".join(filter(None, [node.kind, "adapter" if node.is_adapter else "", mark]))
         x, y, w, h = box
-        light = " light" if node.kind in ("input", "output") and not mark and not node.is_adapter else ""
+        shade = self._shade(node)
+        is_dark = node.kind in ("input", "output") and not mark and not node.is_adapter
+        light = " light" if is_dark else "" if shade < 0 else " on-shade" if shade < PALE else " white"
+        fill = "" if shade < 0 else f' style="fill:{HEAT[shade]}"'
         radius = {"op": 6, "constant": 10}.get(node.kind, 4 if node.kind == "parameter" else 20)
-        yield f'<g><title>{escape(_about(node))}</title><rect class="{classes}" {_place(box)} rx="{radius}"/>'
+        yield f'<g><title>{escape(_about(node))}</title><rect class="{classes}" {_place(box)} rx="{radius}"{fill}/>'
         middle = x + w / 2
         if caption.subtitle:
             yield f'<text class="title{light}" x="{middle:g}" y="{y + 17}">{escape(caption.title)}</text>'
             yield f'<text class="small{light}" x="{middle:g}" y="{y + 31}">{escape(caption.subtitle)}</text></g>'
         else:
             yield f'<text class="small{light}" x="{middle:g}" y="{y + h / 2 + 4:g}">{escape(caption.title)}</text></g>'
+
+    def _shade(self, node: Node) -> int:
+        """How dark a node is by its number, -1 where nothing is shaded."""
+        if not self.most or node.kind != "op":
+            return -1
+        return round((len(HEAT) - 1) * sqrt(self.heat[node.id] / self.most))
 
     def _folded(self, block: int, box: Box) -> Iterator[str]:
         about = self.layout.blocks[block]
@@ -196,12 +223,14 @@ class _Drawing:
         has_adapter = any(node.is_adapter for node in nodes) or any(b.adapters == b.count for b in blocks)
         return [*(["adapter"] if has_adapter else []), *marks]
 
-    def _foot(self, keys: list[str]) -> Iterator[str]:
+    def _foot(self) -> Iterator[str]:
         x, y = 2, self.view.height + 8
-        for key in keys:
+        for key in self.keys:
             yield f'<rect class="{key}" x="{x}" y="{y}" width="14" height="14" rx="3"/>'
             yield f'<text class="label" x="{x + 20}" y="{y + 11}">{key}</text>'
             x += round(len(key) * SUBTITLE) + 44
+        if self.scale:
+            yield f'<text class="label" x="{x}" y="{y + 11}">{escape(self.scale)}</text>'
 
 
 def _place(box: Box) -> str:

@@ -10,12 +10,12 @@ import pytest
 
 import lora_graph as lg
 from lora_graph import ops
-from lora_graph.inspect.drawing import diff_picture, readable_depth
+from lora_graph.inspect.drawing import diff_picture, profile_picture, readable_depth
 from lora_graph.inspect.folding import Squeeze, View, fold, folded_below
 from lora_graph.inspect.inspected import Inspected
 from lora_graph.inspect.layout import lay_out
 from lora_graph.inspect.scene import SceneMaker, scene_of
-from lora_graph.inspect.svg import boxes_at, svg
+from lora_graph.inspect.svg import HEAT, boxes_at, svg
 from lora_graph.ir import Graph
 from lora_graph.ir.graph import Note
 from tests.inspect.graphs import GRAPHS, X, residual
@@ -179,6 +179,42 @@ def test_marks_and_adapters_have_colours_and_words() -> None:
     assert len(rectangles(image, "added")) == 1 + 1
     assert texts(image)[-2:] == ["adapter", "added"]
     assert "added" not in texts(svg(scene, stage="left"))
+
+
+def fills(image: str) -> dict[str, str]:
+    """The shade of each op by its first word."""
+    groups = [g for g in ET.fromstring(image).iter(f"{SVG}g") if g.find(f"{SVG}rect") is not None]
+    found = {}
+    for group in groups:
+        box, said = group.find(f"{SVG}rect"), group.find(f"{SVG}text")
+        if box is not None and said is not None and "op" in box.get("class", ""):
+            found[str(said.text)] = box.get("style", "")
+    return found
+
+
+def test_heat_shades_by_a_metric() -> None:
+    y, z = ops.tanh(X), ops.exp(ops.tanh(X))
+    metrics = {"flops": {y: 25.0, z: 100.0}}
+    scene = scene_of(Graph((X,), {"z": ops.relu(z)}), metrics=metrics)
+    assert fills(svg(scene, heat="flops")) == {
+        "Tanh": f"fill:{HEAT[3]}",
+        "Exp": f"fill:{HEAT[6]}",
+        "Relu": f"fill:{HEAT[0]}",
+    }
+    assert texts(svg(scene, heat="flops"))[-1] == "the darker, the more flops"
+    assert set(fills(svg(scene)).values()) == {""}
+    with pytest.raises(ValueError, match="flops"):
+        svg(scene, heat="time")
+    layer = lg.DenseLayer(8, 4, "relu", rng=0)
+    assert fills(lg.picture(layer, heat="flops"))["MatMul"] == f"fill:{HEAT[6]}"
+
+
+def test_a_profile_is_drawn_with_the_slowest_node_darkest(tmp_path: Path) -> None:
+    report = lg.profile(lg.DenseLayer(256, 256, "relu", rng=0), warmup=0, repeat=2)
+    image = profile_picture(report, tmp_path / "profile.svg")
+    assert (tmp_path / "profile.svg").read_text() == image
+    slowest = max(report.seconds, key=report.seconds.__getitem__)
+    assert [op for op, fill in fills(image).items() if fill == f"fill:{HEAT[6]}"] == [slowest.op.name]
 
 
 def test_two_models_side_by_side_stand_at_the_same_height(tmp_path: Path) -> None:

@@ -9,22 +9,30 @@ from typing import Any
 from lora_graph.inspect.cost import amount, details, metrics
 from lora_graph.inspect.profile_report import ProfileReport, Timing
 from lora_graph.inspect.profile_text import summary
-from lora_graph.inspect.scene import SceneMaker
+from lora_graph.inspect.scene import Scene, SceneMaker
 from lora_graph.inspect.scene_data import to_data
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.value import Value
 
+TIME = "time, "
+"""How the name of a metric begins that is the seconds of an engine."""
+
 
 def profile_page(report: ProfileReport, adapters: Collection[str] = ()) -> dict[str, Any]:
-    """The data of the page of a profile; engines that ran the same graph share a stage.
+    """The data of the page of a profile; ``adapters`` are the parameters that belong to adapters.
 
-    ``adapters`` are the parameters that belong to adapters. Of the model that it was compared with the times are told,
-    and not its nodes.
+    Of the model that it was compared with the times are told, and not its nodes.
     """
+    data = to_data(profile_scene(report, adapters))
+    return {**data, "name": os.path.basename(report.model), "kind": "profile", "summary": _summary(report)}
+
+
+def profile_scene(report: ProfileReport, adapters: Collection[str] = ()) -> Scene:
+    """The graph that each engine ran as a stage; engines that ran the same graph share one."""
     told: dict[Value, dict[str, str]] = {}
     numbers: dict[str, dict[Value, float]] = {}
     for name, timing in report.timings.items():
-        numbers[f"time, {name}"] = timing.seconds
+        numbers[f"{TIME}{name}"] = timing.seconds
         for value, words in details(timing.costs.of).items():
             told[value] = words | told.get(value, {})
         for value, text in _timed(timing).items():
@@ -40,8 +48,7 @@ def profile_page(report: ProfileReport, adapters: Collection[str] = ()) -> dict[
     making.add(", ".join(names), first)
     for graph, names in others:
         making.follow(", ".join(names), graph)
-    data = to_data(making.scene(numbers))
-    return {**data, "name": os.path.basename(report.model), "kind": "profile", "summary": _summary(report)}
+    return making.scene(numbers)
 
 
 def _timed(timing: Timing) -> dict[Value, str]:
