@@ -15,7 +15,7 @@ from itertools import product
 
 from lora_graph.inspect.diffing.matching import Matching
 from lora_graph.inspect.diffing.score import hints, score
-from lora_graph.inspect.diffing.side import Content, Side, is_commutative, is_fixed, kind_of
+from lora_graph.inspect.diffing.side import Content, Side, is_commutative, is_fixed
 from lora_graph.ir.leaves import Input, Parameter
 from lora_graph.ir.value import Value
 
@@ -132,7 +132,7 @@ class _Growth:
             heapq.heappush(self._heap, entry)
 
     def _consider(self, p: Value, q: Value) -> None:
-        is_possible = kind_of(p) == kind_of(q) and not is_fixed(p) and not isinstance(p.op, Input)
+        is_possible = self._a.kinds[p] == self._b.kinds[q] and not is_fixed(p) and not isinstance(p.op, Input)
         if is_possible and self._is_open(p, q):
             self._push(p, q, score(self._known, p, q))
 
@@ -172,7 +172,7 @@ class _Growth:
                 if (x, y) != (p, q):
                     self._consider_users(x, y)
         for x, y in zip(p.operands, q.operands, strict=False):
-            if self._is_open(x, y) and kind_of(x) != kind_of(y):
+            if self._is_open(x, y) and a.kinds[x] != b.kinds[y]:
                 for below, other in product(known.downward(a, x), known.downward(b, y)):
                     self._consider(below, other)
 

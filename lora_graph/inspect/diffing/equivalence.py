@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from lora_graph.interpret import evaluate
 from lora_graph.ir import dims
 from lora_graph.ir.dims import Dim
 from lora_graph.ir.graph import Graph, replace
-from lora_graph.ir.leaves import Input, Parameter
+from lora_graph.ir.leaves import Dimension, Input, Parameter
 from lora_graph.ir.opaque import Opaque
 from lora_graph.ir.types import Array, TensorType, TupleType
 from lora_graph.ir.value import Value, apply, topological
@@ -112,19 +112,27 @@ def _spelled(value: Value, operands: tuple[Value, ...]) -> Value | None:
 def _gives_the_same(first: Graph, second: Graph) -> bool:
     """Whether two graphs of the same inputs give the same numbers for random ones, in float64."""
     types = [leaf.type for leaf in first.inputs]
-    is_plain = all(isinstance(d, int) or dims.plain_name(d) for kind in types for d in kind.shape)
-    values = (*first.values, *second.values)
-    if not is_plain or not all(kind.is_float for kind in types) or any(isinstance(v.op, Opaque) for v in values):
+    values = {*first.values, *second.values}
+    if not all(kind.is_float for kind in types) or any(isinstance(value.op, Opaque) for value in values):
         return False
-    names = dict.fromkeys(name for kind in types for d in kind.shape for name in dims.names(d))
-    sizes = {name: 2 + number for number, name in enumerate(names)}
+    sizes = {name: 2 + number for number, name in enumerate(first.dim_names)}
+    is_plain = all(isinstance(d, int) or dims.plain_name(d) for kind in types for d in kind.shape)
+    if not is_plain or not _names(values) <= sizes.keys() or first.assumptions or second.assumptions:
+        return False
     shapes = [dims.sizes(kind.shape, sizes) for kind in types]
-    if first.assumptions or second.assumptions or max(map(np.prod, shapes), default=0) > ELEMENTS:
+    if max(map(np.prod, shapes), default=0) > ELEMENTS:
         return False
     rng = np.random.default_rng(0)
     drawn = {str(number): rng.normal(size=shape) for number, shape in enumerate(shapes)}
     found = [evaluate(widened(graph).graph, drawn, {}) for graph in (first, second)]
     return all(_is_close(found[0][name], found[1][name], value) for name, value in first.outputs.items())
+
+
+def _names(values: Iterable[Value]) -> set[str]:
+    """The names of dimensions in what is computed."""
+    tensors = [value.type for value in values if isinstance(value.result_type, TensorType)]
+    sizes = [value.op.size for value in values if isinstance(value.op, Dimension)]
+    return {name for size in (*sizes, *(d for kind in tensors for d in kind.shape)) for name in dims.names(size)}
 
 
 def _is_close(first: Array, second: Array, value: Value) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lora_graph.inspect.diffing.side import Side, kind_of
+from lora_graph.inspect.diffing.side import Side
 from lora_graph.ir.leaves import Parameter
 from lora_graph.ir.value import Value
 from lora_graph.ops.shape import Transpose
@@ -34,7 +34,7 @@ class Matching:
         found: dict[tuple[str, int], list[Value]] = {}
         for user, position in side.users[value]:
             if user not in matched:
-                found.setdefault((kind_of(user), position), []).append(user)
+                found.setdefault((side.kinds[user], position), []).append(user)
         return found
 
     def is_left(self, side: Side, value: Value) -> bool:
@@ -44,21 +44,23 @@ class Matching:
 
     def upward(self, side: Side, value: Value) -> list[Value]:
         """``value``, and what stands for it: open users of its type, and so on. A transpose stands for nothing."""
-        matched, kind, reached = self.matched(side), side.types[value], [value]
+        matched, kind, reached = self.matched(side), side.type_numbers[value], [value]
         for current in reached:
             for user, _ in side.users[current]:
-                is_stand_in = user not in matched and side.types[user] == kind and not isinstance(user.op, Transpose)
+                is_stand_in = (
+                    user not in matched and side.type_numbers[user] == kind and not isinstance(user.op, Transpose)
+                )
                 if is_stand_in and user not in reached and len(reached) < REACH:
                     reached.append(user)
         return reached
 
     def downward(self, side: Side, value: Value) -> list[Value]:
         """``value``, and if it is open what it stands for: operands of its type, and so on."""
-        matched, kind, reached = self.matched(side), side.types[value], [value]
+        matched, kind, reached = self.matched(side), side.type_numbers[value], [value]
         for current in reached:
             if current not in matched and not isinstance(current.op, Transpose):
                 for operand in current.operands:
-                    if side.types[operand] == kind and operand not in reached and len(reached) < REACH:
+                    if side.type_numbers[operand] == kind and operand not in reached and len(reached) < REACH:
                         reached.append(operand)
         return reached
 
@@ -70,7 +72,7 @@ class Matching:
             for user, _ in side.users[current]:
                 if user not in matched and user not in reached and len(reached) < 2 * REACH:
                     reached.append(user)
-                    weights = [side.types[operand] for operand in user.operands if isinstance(operand.op, Parameter)]
-                    key = kind_of(user), side.types[user], *weights
+                    weights = [side.type_numbers[x] for x in user.operands if isinstance(x.op, Parameter)]
+                    key = side.kinds[user], side.type_numbers[user], *weights
                     found[key] = None if key in found else user
         return ((key, user) for key, user in found.items() if user is not None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import takewhile
 
 from lora_graph.inspect.diffing.matching import Matching
-from lora_graph.inspect.diffing.side import Side, is_commutative, is_fixed, is_leaf
+from lora_graph.inspect.diffing.side import is_commutative, is_fixed, is_leaf
 from lora_graph.ir.leaves import Parameter
 from lora_graph.ir.value import Value
 
@@ -22,12 +22,12 @@ def score(known: Matching, p: Value, q: Value) -> float:
     total = (2 * _operands_agree(known, p, q) + _users_agree(known, p, q)) / 3
     if not is_leaf(p) and known.a.ops[p] != known.b.ops[q]:
         total *= CHANGED
-    return total if known.a.types[p] == known.b.types[q] else total * CHANGED
+    return total if known.a.type_numbers[p] == known.b.type_numbers[q] else total * CHANGED
 
 
 def hints(known: Matching, p: Value, q: Value) -> int:
     """What tells pairs of one score apart: what becomes of them, and how far their names are alike."""
-    named = zip(_names(known.a, p), _names(known.b, q), strict=False)
+    named = zip(known.a.name_parts[p], known.b.name_parts[q], strict=False)
     return ALIKE_USE * (known.a.use[p] == known.b.use[q]) + sum(_common(*names) for names in named)
 
 
@@ -48,7 +48,7 @@ def _agree(known: Matching, p: Value, q: Value) -> float:
         return 1.0
     if partner is None and not is_matched and isinstance(p.op, Parameter) and isinstance(q.op, Parameter):
         return _alike(known, p, q)
-    are_types_equal = known.a.types[p] == known.b.types[q]
+    are_types_equal = known.a.type_numbers[p] == known.b.type_numbers[q]
     if (partner is not None and is_matched) or not are_types_equal or is_fixed(p) or is_fixed(q):
         return 0.0
     return _bridged(known, p, q)
@@ -58,7 +58,7 @@ def _alike(known: Matching, p: Value, q: Value) -> float:
     """How far two open parameters agree."""
     if known.a.contents[p] == known.b.contents[q]:
         return 1.0
-    return ALIKE if known.a.types[p] == known.b.types[q] else UNLIKE
+    return ALIKE if known.a.type_numbers[p] == known.b.type_numbers[q] else UNLIKE
 
 
 def _bridged(known: Matching, p: Value, q: Value) -> float:
@@ -73,17 +73,17 @@ def _bridged(known: Matching, p: Value, q: Value) -> float:
 
 def _users_agree(known: Matching, p: Value, q: Value) -> float:
     """The share of the users, and of the outputs that they are, which two Values have in common."""
-    theirs = {(known.back[user], position) for user, position in known.b.users[q] if user in known.back}
+    agreeing = 0
+    for user, position in known.a.users[p]:
+        other = known.match.get(user)
+        if other is not None:
+            agreeing += q in (other.operands if position < 0 else other.operands[position : position + 1])
     outputs = [len(side.outputs.get(value, ())) for side, value in ((known.a, p), (known.b, q))]
-    agreeing = sum(use in theirs for use in known.a.users[p]) + min(outputs)
-    return agreeing / max(len(known.a.users[p]) + outputs[0], len(known.b.users[q]) + outputs[1], 1)
+    most = max(len(known.a.users[p]) + outputs[0], len(known.b.users[q]) + outputs[1], 1)
+    return (agreeing + min(outputs)) / most
 
 
-def _names(side: Side, value: Value) -> list[str]:
-    return [side.name(value), *(side.name(operand) for operand in value.operands if isinstance(operand.op, Parameter))]
-
-
-def _common(first: str, second: str) -> int:
+def _common(first: tuple[str, ...], second: tuple[str, ...]) -> int:
     """How many parts of two names are the same, from the last one on: 2 for ``0.weight`` and ``base.0.weight``."""
-    pairs = zip(reversed(first.split(".")), reversed(second.split(".")), strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1] != "", pairs))
+    pairs = zip(reversed(first), reversed(second), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

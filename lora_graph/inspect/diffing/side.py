@@ -95,6 +95,16 @@ class Side:
         return kind if kind.is_static else kind.substitute(self.sizes)
 
     @cached_property
+    def type_numbers(self) -> dict[Value, int]:
+        """A number for each type, the same on both sides: what comparing types comes to, many times over."""
+        return {value: self.numbers.of(kind) for value, kind in self.types.items()}
+
+    @cached_property
+    def kinds(self) -> dict[Value, str]:
+        """What each Value has in common with those that it may be a changed form of."""
+        return {value: kind_of(value) for value in self.graph.values}
+
+    @cached_property
     def contents(self) -> dict[Value, object]:
         """What tells the array of a Parameter from others; the name where there is no array."""
         return {leaf: self._content(name) for name, leaf in self.graph.parameters.items()}
@@ -127,6 +137,12 @@ class Side:
             kind = value.op.name if is_leaf(value) or has_symbolic_size(value.op) else self._op(value.op)
             found[value] = self.numbers.of(("use", kind, *uses, len(self.outputs.get(value, ()))))
         return found
+
+    @cached_property
+    def name_parts(self) -> dict[Value, list[tuple[str, ...]]]:
+        """The name of each Value, and those of the parameters that it uses, taken apart at the dots."""
+        parts = {value: tuple(filter(None, self.name(value).split("."))) for value in self.graph.values}
+        return {v: [parts[v], *(parts[x] for x in v.operands if isinstance(x.op, Parameter))] for v in parts}
 
     def name(self, value: Value) -> str:
         """The name that a leaf has, or that is noted for an op."""
