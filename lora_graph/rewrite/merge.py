@@ -76,7 +76,8 @@ def scale_columns(facts: Facts, x: Value, w: Value, s: Value) -> Outcome:
 def gather_biases(facts: Facts, x: Value, w: Value, b: Value, c: Value, product: Value) -> Outcome:
     """(x W + b) + c → x W + (b + c) for one number for each column"""
     are_rows = b.shape == c.shape == product.shape[-1:]
-    return product + (b + c) if are_rows and facts.is_foldable(b, c) else None
+    is_ahead = facts.is_foldable(b, c) and not facts.is_foldable(product)  # or b, a product itself, would be the next
+    return product + (b + c) if are_rows and is_ahead else None
 
 
 @rule(lambda x: any_op(StopGradient, x), free=True)

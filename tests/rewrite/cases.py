@@ -320,6 +320,7 @@ def merging() -> Iterator[Case]:
     yield Case("gather_biases", (X @ W + b) + VECTOR, X @ W + (b + VECTOR))
     yield Case("gather_biases", (X @ W + b) + Y)
     yield Case("gather_biases", (X @ W + b) + VECTOR, fold="one")
+    yield Case("gather_biases", (VECTOR @ W + b @ V) + p("c", 4))
     yield Case("drop_stop_gradient", ops.stop_gradient(X), X, exact=True)
     yield Case("drop_stop_gradient", X * X)
     yield Case("identity_times", eye(4, "float64") @ A, A)
