@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
     "document",
     [
         *("README.md", "docs/guide.md", "docs/interop.md", "docs/deploy.md", "docs/check.md", "docs/inspect.md"),
+        "docs/diff.md",
         "docs/profile.md",
         "docs/training.md",
     ],

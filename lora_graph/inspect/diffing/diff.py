@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from lora_graph import checks
 from lora_graph.inspect.diffing.align import align
 from lora_graph.inspect.diffing.changes import Names, changes
-from lora_graph.inspect.diffing.equivalence import computes_the_same
+from lora_graph.inspect.diffing.equivalence import Equivalence
 from lora_graph.inspect.diffing.folded import folded
 from lora_graph.inspect.diffing.interface import match_inputs, match_outputs, match_sizes
 from lora_graph.inspect.diffing.matching import Matching
@@ -78,16 +78,16 @@ def _compared(a: Side, b: Side, labels: tuple[str, str], rtol: float) -> DiffRep
 
 def _settled(known: Matching, outputs: list[tuple[Value, Value]]) -> list[Fusion]:
     """Of the ops without a match those that compute the same as others; single ones in one place are matched."""
-    fused = []
+    fused, same = [], Equivalence(known)
     for region in regions(known, outputs):
         pair_parameters(known, region)
         whole = part(known, region.results)
-        if computes_the_same(known, whole):
+        if same.holds(whole):
             fused.append(Fusion(tuple(whole.before), tuple(whole.after)))
             continue
         for result in region.results[:FEW]:
             one = part(known, [result])
-            if computes_the_same(known, one):
+            if same.holds(one):
                 fused.append(Fusion(tuple(one.before), tuple(one.after)))
             elif len(one.before) == len(one.after) == 1:
                 known.record(*result)

@@ -36,32 +36,47 @@ ROUNDING = 16
 Leaves = Mapping[Value, Value]
 
 
-def computes_the_same(known: Matching, region: Region) -> bool:
+class Equivalence:
     """Whether the results of a region are the same functions of what it uses.
 
     They are if they have the same form once fused ops are spelled out, if need be after identities of arithmetic, with
     the operands of commutative ops in any order. Where all operands are floats, they also are if random ones give the
-    same numbers in float64, up to the rounding of constants such as 1/√2 and √2.
+    same numbers in float64, up to the rounding of constants such as 1/√2 and √2. What was found of one region is known
+    of all that are like it, as those of a stack of layers are.
     """
-    if len(region.before) + len(region.after) > LARGEST:
-        return False
-    a, b = known.a, known.b
+
+    def __init__(self, known: Matching) -> None:
+        self._known = known
+        self._found: dict[tuple[Graph, Graph], bool] = {}
+
+    def holds(self, region: Region) -> bool:
+        graphs = _graphs(self._known, region) if len(region.before) + len(region.after) <= LARGEST else None
+        if graphs is None:
+            return False
+        if graphs not in self._found:
+            self._found[graphs] = _have_the_same_form(*graphs) or _give_the_same(*graphs)
+        return self._found[graphs]
+
+
+def _graphs(known: Matching, region: Region) -> tuple[Graph, Graph] | None:
+    """Both sides of a region as graphs of what it uses; None where they are not functions of the same tensors."""
     kinds = _operand_types(known, region)
-    if kinds is None:
-        return False
+    befores, afters = [p for p, _ in region.results], [q for _, q in region.results]
+    if kinds is None or any(isinstance(value.result_type, TupleType) for value in (*befores, *afters)):
+        return None
     ours = {p: apply(Input(str(number), kind)) for number, (p, kind) in enumerate(kinds.items())}
     theirs = {known.match[p]: leaf for p, leaf in ours.items()}
-    befores, afters = [p for p, _ in region.results], [q for _, q in region.results]
-    if any(isinstance(value.result_type, TupleType) for value in (*befores, *afters)):
-        return False
     if not (_is_closed(befores, ours) and _is_closed(afters, theirs)):
-        return False
-    graphs = _graph(befores, ours, a.sizes), _graph(afters, theirs, b.sizes)
+        return None
+    return _graph(befores, ours, known.a.sizes), _graph(afters, theirs, known.b.sizes)
+
+
+def _have_the_same_form(first: Graph, second: Graph) -> bool:
     for simplify in (False, True):  # most fused ops are spelled out as they are elsewhere, and rules take their time
         numbers = Numbers()
-        if _form(graphs[0], numbers, simplify) == _form(graphs[1], numbers, simplify):
+        if _form(first, numbers, simplify) == _form(second, numbers, simplify):
             return True
-    return _gives_the_same(*graphs)
+    return False
 
 
 def _operand_types(known: Matching, region: Region) -> dict[Value, TensorType] | None:
@@ -109,7 +124,7 @@ def _spelled(value: Value, operands: tuple[Value, ...]) -> Value | None:
     return None
 
 
-def _gives_the_same(first: Graph, second: Graph) -> bool:
+def _give_the_same(first: Graph, second: Graph) -> bool:
     """Whether two graphs of the same inputs give the same numbers for random ones, in float64."""
     types = [leaf.type for leaf in first.inputs]
     values = {*first.values, *second.values}
