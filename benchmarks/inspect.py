@@ -93,10 +93,14 @@ class Network:
         scores = self.noted(self.noted(heads[0] @ self.noted(heads[1].swapaxes(-1, -2))) * (self.scale / 4))
         mixed = self.noted(self.noted(ops.softmax(scores, axis=-1)) @ heads[2])
         joined = self.noted(self.noted(mixed.swapaxes(1, 2)).reshape("batch", "time", WIDTH))
-        h = self.normalized(h + self.projection(joined, "out"), path, "first")
+        mixed = self.projection(joined, "out")
+        self.scope = path
+        h = self.normalized(self.noted(h + mixed), path, "first")
         self.scope = f"{path}.mlp"
         inner = self.noted(ops.gelu(self.projection(h, "up")))
-        return self.normalized(h + self.projection(inner, "down"), path, "second")
+        narrow = self.projection(inner, "down")
+        self.scope = path
+        return self.normalized(self.noted(h + narrow), path, "second")
 
     def split(self, x: Value) -> Value:
         shaped = self.noted(x.reshape("batch", "time", HEADS, WIDTH // HEADS))
