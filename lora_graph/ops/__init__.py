@@ -58,6 +58,7 @@ from lora_graph.ops.functions import (
     reduce_prod,
     reduce_sum,
     reduce_sum_square,
+    reduce_variance,
     sin,
     sqrt,
     sub,
@@ -78,6 +79,7 @@ from lora_graph.ops.prefix import slice_to
 from lora_graph.ops.recurrent import gru, lstm, rnn
 from lora_graph.ops.reduce import argmax, log_softmax, softmax
 from lora_graph.ops.rotary import rotary_embedding
+from lora_graph.ops.safe_softmax import safe_softmax
 from lora_graph.ops.scan import scan
 from lora_graph.ops.select import cast, clip, where
 from lora_graph.ops.shape import expand, flatten, reshape, squeeze, swap_last, transpose, unsqueeze
@@ -168,11 +170,13 @@ __all__ = [
     "reduce_prod",
     "reduce_sum",
     "reduce_sum_square",
+    "reduce_variance",
     "relu",
     "reshape",
     "rms_normalization",
     "rnn",
     "rotary_embedding",
+    "safe_softmax",
     "scan",
     "scatter_elements",
     "scatter_nd",

@@ -18,6 +18,12 @@ from lora_graph.ops.fused import Fused
 from lora_graph.ops.reduce import softmax
 from lora_graph.ops.select import where
 
+LINEAR = 2 * math.sqrt(2 / math.pi)
+CUBIC = 0.044715 * LINEAR
+"""Φ(x) ≈ σ(LINEAR x + CUBIC x³)  (Hendrycks & Gimpel, 2016)."""
+LOG_DENSITY = -math.log(math.pi) / 2
+"""x φ(x) = u exp(LOG_DENSITY - u²) for u = x/√2."""
+
 
 class Activation(Fused, Elementwise, abstract=True):
     """y = f(x) element by element for floats."""
@@ -26,6 +32,11 @@ class Activation(Fused, Elementwise, abstract=True):
 
     def infer(self, *operands: TensorType) -> TensorType:
         return self.unify(operands)
+
+    def spelled(self, x: Value) -> Value:
+        """What stands for it in a graph that has the costly part of its gradient, too: with the same costly part."""
+        spelled: Value = self.decompose(x)
+        return spelled
 
 
 class Relu(Elementwise):
@@ -171,30 +182,34 @@ class Gelu(Activation):
 
     def evaluate(self, *operands: Any, out: Any = None) -> Any:
         (x,) = operands
-        one, half = x.dtype.type(1), x.dtype.type(0.5)
         if self.approximate == "none":
             gate = erf_kernel(np.asarray(x * x.dtype.type(math.sqrt(0.5))))
+            gate += x.dtype.type(1)
+            gate *= x.dtype.type(0.5)
         else:
             gate = np.asarray(x * x)
-            gate *= x.dtype.type(0.044715)
-            gate += one
+            gate *= x.dtype.type(CUBIC)
+            gate += x.dtype.type(LINEAR)
             gate *= x
-            gate *= x.dtype.type(math.sqrt(2 / math.pi))
-            np.tanh(gate, out=gate)
-        gate += one
-        gate *= half
+            Sigmoid().evaluate(gate, out=gate)
         return np.multiply(x, gate, out=gate if out is None else out)
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         (x,) = operands
+        gate = self._gate(x)
         if self.approximate == "none":
-            density = (x * x * -0.5).exp() * (1 / math.sqrt(2 * math.pi))
-            mass = (apply(Erf(), x * math.sqrt(0.5)) + 1.0) * 0.5
-            return (cotangent * (mass + x * density),)
-        slope = math.sqrt(2 / math.pi)
-        bent = ((x + x * x * x * 0.044715) * slope).tanh()
-        inner = (x * x * (3 * 0.044715) + 1.0) * slope
-        return (cotangent * ((bent + 1.0) * 0.5 + x * 0.5 * (1.0 - bent * bent) * inner),)
+            u = x * math.sqrt(0.5)
+            return (cotangent * (gate + u * (LOG_DENSITY - u * u).exp()),)
+        return (cotangent * (gate + result * (1.0 - gate) * (x * x * (3 * CUBIC) + LINEAR)),)
+
+    def _gate(self, x: Value) -> Value:
+        """Φ(x), or the sigmoid that approximates it: (1 + tanh z) / 2 = σ(2z)."""
+        if self.approximate == "none":
+            return apply(Erf(), x * math.sqrt(0.5)) * 0.5 + 0.5
+        return apply(Sigmoid(), x * (x * x * CUBIC + LINEAR))
+
+    def spelled(self, x: Value) -> Value:
+        return x * self._gate(x)
 
 
 def relu(x: Any) -> Any:

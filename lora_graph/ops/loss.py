@@ -14,9 +14,9 @@ from lora_graph.ops.base import Cotangents
 from lora_graph.ops.fused import Fused
 from lora_graph.ops.gather import Gather, GatherElements, ScatterElements, check_indices
 from lora_graph.ops.logic import Not
-from lora_graph.ops.reduce import log_softmax, softmax
+from lora_graph.ops.reduce import log_softmax
 from lora_graph.ops.select import where
-from lora_graph.ops.shape import expand, squeeze, unsqueeze, zeros_like
+from lora_graph.ops.shape import expand, squeeze, unsqueeze
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +50,13 @@ class SoftmaxCrossEntropyLoss(Fused):
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         scores, labels = operands
         chosen = unsqueeze(labels, 1)
-        none = zeros_like(scores)
-        ones = expand(constant(1, scores.dtype), chosen.shape)
-        hit = apply(ScatterElements(1), none, chosen, ones)
+        less = expand(constant(-1, scores.dtype), chosen.shape)
+        away = apply(ScatterElements(1, "add"), log_softmax(scores, 1).exp(), chosen, less)
         if self.reduction == "mean":
             cotangent = cotangent / size_of(product(labels.shape), scores.dtype)
         if self.reduction == "none":
             cotangent = unsqueeze(cotangent, 1)
-        return (softmax(scores, 1) - hit) * cotangent, None
+        return away * cotangent, None
 
     @classmethod
     def read(cls, node: NodeView) -> Value | tuple[Value, ...]:

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lora_graph.ir.dims import product
-from lora_graph.ir.leaves import size_of
 from lora_graph.ir.op import NodeView
 from lora_graph.ir.types import TensorType, broadcast, meet, normalize_axis
 from lora_graph.ir.value import Value, apply
 from lora_graph.ops.base import Cotangents, Varying, store, unbroadcast
 from lora_graph.ops.fused import Fused
+from lora_graph.ops.shape import unsqueeze
+from lora_graph.ops.squares import ReduceVariance
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +68,8 @@ class LayerNormalization(Fused):
         axes = self._axes(x.rank)
         normalized, deviation = self._normalized(x)
         scaled = cotangent * scale
-        count = size_of(product([x.shape[axis] for axis in axes]), x.dtype)
-        along = (scaled * normalized).sum(axis=axes, keepdims=True)
-        of_x = (scaled - (scaled.sum(axis=axes, keepdims=True) + normalized * along) / count) / deviation
+        along = (scaled * normalized).mean(axis=axes, keepdims=True)
+        of_x = (scaled - scaled.mean(axis=axes, keepdims=True) - normalized * along) / deviation
         parts: list[Value | None] = [of_x, unbroadcast(cotangent * normalized, scale.shape)]
         return (*parts, *(unbroadcast(cotangent, bias.shape) for bias in operands[2:]))
 
@@ -173,8 +172,8 @@ class BatchNormalization(Fused):
 
     def pullback(self, cotangent: Value, result: Value, *operands: Value) -> Cotangents:
         x = operands[0]
-        scale, _, mean, var = (self._per_channel(operand, x) for operand in operands[1:])
         axes = (0, *range(2, x.rank))
+        scale, mean, var = (unsqueeze(operands[i], axes) for i in (1, 3, 4))
         deviation = (var + self.epsilon).sqrt()
         scaled = cotangent * (scale / deviation)
         total = cotangent.sum(axis=axes, keepdims=True)
@@ -203,7 +202,7 @@ class BatchNormalization(Fused):
 def batch_statistics(x: Value) -> tuple[Value, Value]:
     """The mean and the (population) variance of each channel of ``[batch, channels, *spatial]``."""
     axes = (0, *range(2, x.rank))
-    return x.mean(axis=axes), x.var(axis=axes)
+    return x.mean(axis=axes), apply(ReduceVariance(axes), x)
 
 
 def batch_normalization(x: Value, scale: Value, bias: Value, mean: Value, var: Value, epsilon: float = 1e-5) -> Value:

@@ -14,7 +14,7 @@ from lora_graph.ir.value import Value
 from lora_graph.ops.arithmetic import Add, Div, Mul
 from lora_graph.ops.logic import And
 from lora_graph.ops.select import Cast
-from lora_graph.ops.shape import Expand
+from lora_graph.ops.shape import Expand, expand
 from lora_graph.ops.unary import Neg
 from lora_graph.rewrite.pattern import any_op
 from lora_graph.rewrite.rule import Facts, Outcome, Refusal, rule
@@ -122,6 +122,18 @@ def divide_expanded(facts: Facts, x: Value, y: Value, quotient: Value) -> Outcom
     return x / y if _stretches(x, y, quotient) else None
 
 
+@rule(lambda y, s: any_op(Mul, any_op(Expand, y, name="wide"), s), free=True)
+def scale_before_expand(facts: Facts, y: Value, s: Value, wide: Value) -> Outcome:
+    """expand(y) · s → expand(y · s) for a scalar s"""
+    return None if s.shape else expand(y * s, wide.shape)
+
+
+@rule(lambda y: any_op(Neg, any_op(Expand, y, name="wide")), free=True)
+def negate_before_expand(facts: Facts, y: Value, wide: Value) -> Outcome:
+    """-expand(y) → expand(-y)"""
+    return expand(-y, wide.shape)
+
+
 def _stretches(x: Value, y: Value, result: Value) -> bool:
     """Whether ``y`` needs no expanding to give ``result`` with ``x``."""
     return broadcast(x.shape, y.shape, "expand") == result.shape
@@ -150,5 +162,7 @@ IDENTITIES = [
     add_expanded,
     multiply_expanded,
     divide_expanded,
+    scale_before_expand,
+    negate_before_expand,
     add_to_itself,
 ]

@@ -7,10 +7,11 @@ from lora_graph.ir.dims import Dim
 from lora_graph.ir.types import TensorType
 from lora_graph.ir.value import Value
 from lora_graph.ops.activation import Erf, Sigmoid, Tanh
+from lora_graph.ops.reduce import LogSoftmax
 from lora_graph.ops.unary import Exp, Log
 
 NAMED_DIMENSION = 64
-COSTLY = Erf, Exp, Log, Sigmoid, Tanh
+COSTLY = Erf, Exp, Log, LogSoftmax, Sigmoid, Tanh
 """Ops that take several times as long as the arithmetic around them."""
 
 

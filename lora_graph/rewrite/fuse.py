@@ -14,8 +14,13 @@ from lora_graph.ops.activation import Elu, Gelu, LeakyRelu, Softplus, Swish
 from lora_graph.ops.arithmetic import Add
 from lora_graph.ops.fused import Fused
 from lora_graph.ops.linalg import Gemm, MatMul
+from lora_graph.ops.logic import IsNaN
 from lora_graph.ops.normalization import LayerNormalization
+from lora_graph.ops.reduce import ReduceSum, Softmax
+from lora_graph.ops.safe_softmax import SafeSoftmax
+from lora_graph.ops.select import Where
 from lora_graph.ops.shape import Transpose
+from lora_graph.ops.squares import ReduceSumSquare
 from lora_graph.rewrite.pattern import Hole, Node, Pattern, any_op
 from lora_graph.rewrite.rule import Facts, Outcome, Rule, rule
 
@@ -63,6 +68,19 @@ def fuse_normalization_bias(facts: Facts, x: Value, scale: Value, bias: Value, n
     return apply(norm.op, x, scale, bias) if bias.shape == scale.shape else None
 
 
+@rule(lambda x: any_op(ReduceSum, x * x, name="total"))
+def fuse_sum_of_squares(facts: Facts, x: Value, total: Value) -> Outcome:
+    """Σ x · x → ReduceSumSquare(x)"""
+    assert isinstance(total.op, ReduceSum)
+    return apply(ReduceSumSquare(total.op.axes, total.op.keepdims), x) if x.type.is_float else None
+
+
+@rule(lambda p: any_op(Where, any_op(IsNaN, p), 0.0, p))
+def fuse_safe_softmax(facts: Facts, p: Value) -> Outcome:
+    """softmax(x) with 0 in place of NaN → SafeSoftmax(x)"""
+    return apply(SafeSoftmax(p.op.axis), *p.operands) if isinstance(p.op, Softmax) else None
+
+
 @rule(lambda a, b, c: any_op(Add, any_op(MatMul, a, b), c))
 def fuse_gemm(facts: Facts, a: Value, b: Value, c: Value) -> Outcome:
     """a b + c → Gemm(a, b, c), with transposed factors as flags"""
@@ -98,6 +116,8 @@ FUSED = [
     *map(fusion, (Gelu(), Gelu("tanh"), Softplus(), Swish(), Swish(_ALPHA), Elu(), Elu(_ALPHA), LeakyRelu(_ALPHA))),
     fuse_layer_normalization,
     fuse_normalization_bias,
+    fuse_sum_of_squares,
+    fuse_safe_softmax,
 ]
 ORDER = [add_bias_first]
 GEMM = [fuse_gemm]

@@ -69,6 +69,9 @@ def squares() -> Iterator[Case]:
         kept = {"axis": axes, "keepdims": bool(keep)}
         total = lambda a, kept=kept: np.sum(a**2, **kept)  # noqa: E731
         yield case(op("ReduceSumSquare", axes, keep), x(shape), expected=total)
+        yield case(
+            op("ReduceVariance", axes, keep), x(shape), expected=lambda a, kept=kept: np.var(a, **kept), empty=False
+        )
         root = lambda a, kept=kept: np.sqrt(np.sum(a**2, **kept))  # noqa: E731
         yield case(op("ReduceL2", axes, keep), x(shape, nonzero), expected=root)
     yield case(

@@ -23,7 +23,7 @@ def costly(graph: Graph) -> list[str]:
     ("activation", "before", "after"),
     [
         (ops.gelu, ["Erf", "Exp", "Gelu"], ["Erf", "Exp"]),
-        (ops.gelu_tanh, ["Gelu", "Tanh"], ["Tanh"]),
+        (ops.gelu_tanh, ["Gelu", "Sigmoid"], ["Sigmoid"]),
         (ops.silu, ["Sigmoid", "Swish"], ["Sigmoid"]),
         (ops.softplus, ["Sigmoid", "Softplus"], ["Sigmoid", "Softplus"]),
     ],
