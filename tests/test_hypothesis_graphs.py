@@ -151,7 +151,7 @@ MAKERS: dict[str, Callable[[Pick], Value]] = {
     "leaky relu": lambda pick: spelled(lambda x: ops.leaky_relu(x, 0.25), pick()),
     "softplus": lambda pick: spelled(ops.softplus, pick()),
     "fused": lambda pick: ops.gelu(pick()),
-    "softmax": lambda pick: ops.softmax(pick(matrix)),
+    "softmax": lambda pick: ops.where(ops.is_nan(p := ops.softmax(pick(matrix))), 0.0, p),
     "normalize": lambda pick: normalized(pick(last(4)), pick(lambda v: v.shape == (4,))),
     "transpose": lambda pick: turn(pick(matrix)),
     "transpose nothing": lambda pick: op("Transpose", (x := pick()), perm=tuple(range(x.rank))),
