@@ -21,8 +21,8 @@ from lora_graph.ops.select import where
 LINEAR = 2 * math.sqrt(2 / math.pi)
 CUBIC = 0.044715 * LINEAR
 """Φ(x) ≈ σ(LINEAR x + CUBIC x³)  (Hendrycks & Gimpel, 2016)."""
-LOG_DENSITY = -math.log(math.pi) / 2
-"""x φ(x) = u exp(LOG_DENSITY - u²) for u = x/√2."""
+LOG_DENSITY = -math.log(2 * math.pi) / 2
+"""φ(x) = exp(LOG_DENSITY - x²/2)."""
 
 
 class Activation(Fused, Elementwise, abstract=True):
@@ -198,8 +198,7 @@ class Gelu(Activation):
         (x,) = operands
         gate = self._gate(x)
         if self.approximate == "none":
-            u = x * math.sqrt(0.5)
-            return (cotangent * (gate + u * (LOG_DENSITY - u * u).exp()),)
+            return (cotangent * (gate + x * (x * x * -0.5 + LOG_DENSITY).exp()),)
         return (cotangent * (gate + result * (1.0 - gate) * (x * x * (3 * CUBIC) + LINEAR)),)
 
     def _gate(self, x: Value) -> Value:

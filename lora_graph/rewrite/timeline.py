@@ -136,11 +136,10 @@ class Timeline:
             return None
         gap = Gap(uses[following - 1] if following else self._at[i], uses[following])
         chain = self.chain(i, gap.again)
-        if chain is None:
-            return None
-        new = [node for node in chain if node not in self.gaps]
-        work = sum(self._work(node) for node in new)
-        passing = sum(self.nodes[n].nbytes for n in new if n != i and not self.nodes[n].op.elementwise)
+        if chain is None or not self.gaps.keys().isdisjoint(chain):
+            return None  # what is to be had again later stays where it is
+        work = sum(map(self._work, chain))
+        passing = sum(self.nodes[n].nbytes for n in chain if n != i and not self.nodes[n].op.elementwise)
         return Choice(i, gap, chain, work) if work <= budget and self._in_use[gap.again] + passing < self.peak else None
 
     def _apply(self, choice: Choice) -> None:
@@ -148,10 +147,6 @@ class Timeline:
         self.gaps[choice.node] = choice.gap
         self._in_use[choice.gap.last + 1 : again] -= self.nodes[choice.node].nbytes
         for i in choice.chain:
-            gap = self.gaps.get(i)
-            if gap is not None and gap.again > again:
-                self._in_use[again : gap.again] += self.nodes[i].nbytes
-                self.gaps[i] = Gap(gap.last, again)
             for source in self.sources(i):
                 if source not in choice.chain:
                     insort(self._uses[source], again)

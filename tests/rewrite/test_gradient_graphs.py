@@ -47,7 +47,7 @@ FULL = {
     "batch_normalization": {"BatchNormalization": 1, "Mul": 4, "ReduceMean": 1, "ReduceVariance": 1, "ReduceSum": 3}
     | {"Sub": 1, "Add": 2},
     "safe_softmax": {"SafeSoftmax": 1, "Mul": 3, "ReduceSum": 2, "Sub": 1},
-    "gelu": {"Erf": 1, "Exp": 1, "Mul": 7, "Add": 2, "Sub": 1, "ReduceSum": 1},
+    "gelu": {"Erf": 1, "Exp": 1, "Mul": 8, "Add": 3, "ReduceSum": 1},
     "gelu_tanh": {"Sigmoid": 1, "Mul": 9, "Add": 3, "Sub": 1, "ReduceSum": 1},
     "mse": {"Sub": 1, "Mul": 2, "ReduceMean": 1},
     "cross_entropy": {"LogSoftmax": 1, "GatherElements": 1, "Exp": 1, "ScatterElements": 1, "Mul": 1, "Reshape": 2},
