@@ -83,7 +83,8 @@ def compare_training(
     reports = harness.alternate([*firsts, *bases], measure, rounds)
     bests = floor.best_of({contender.name: reports.pop(contender.name) for contender in bases}, products)
     chosen = reference if reference in reports else next(iter(reports))
-    rows = tables.compare(reports, chosen, [floor.milliseconds(best, products) for best in bests])
+    clock = "seconds" if "floor-cuda" in {contender.name for contender in bases} else "cpu_seconds"
+    rows = tables.compare(reports, chosen, [floor.milliseconds(best, products) for best in bests], clock)
     print(f"\n{title}: losses agree within {difference:.0e}\n\n{tables.table(rows, chosen)}\n", flush=True)
     if bests:
         print(f"{floor.describe(bests, products)}\n", flush=True)

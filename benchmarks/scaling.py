@@ -100,24 +100,20 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(axis: str, reports: dict[Point, dict[str, list[Report]]]) -> str:
-    """A row a size: milliseconds of each contender, how much more than at the first size, and peak memory."""
+    """A row a size: milliseconds of each contender, how much more than at the first, the processor's, and memory."""
     measured = {point: reports[point] for point in AXES[axis]}
     names = [name for name in NAMES if name in next(iter(measured.values()))]
     medians = {point: {row.name: row for row in tables.compare(found, names[0])} for point, found in measured.items()}
     first = next(iter(medians.values()))
-    head = [axis, *(f"{name} {what}" for name in names for what in ("ms", "min..max", "growth", "peak MiB"))]
+    head = [axis, *(f"{name} {what}" for name in names for what in ("ms", "min..max", "growth", "CPU ms", "peak MiB"))]
     cells = []
     for point, rows in medians.items():
         line = [str(getattr(point, axis))]
         for name in names:
-            took = rows[name].milliseconds
+            took, cpu = rows[name].milliseconds, rows[name].cpu
             growth = took.median / first[name].milliseconds.median
-            line += [
-                f"{took.median:.1f}",
-                f"{took.low:.1f}..{took.high:.1f}",
-                f"{growth:.2f}",
-                f"{rows[name].peak_mib:.0f}",
-            ]
+            line += [f"{took.median:.1f}", f"{took.low:.1f}..{took.high:.1f}", f"{growth:.2f}"]
+            line += ["-" if cpu is None else f"{cpu.median:.1f}", f"{rows[name].peak_mib:.0f}"]
         cells.append(line)
     return tables.markdown(head, cells)
 

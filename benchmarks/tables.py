@@ -49,10 +49,16 @@ def round_medians(reports: Mapping[str, Sequence[Report]], key: str = "seconds")
     }
 
 
-def compare(reports: Mapping[str, Sequence[Report]], reference: str, floor: Sequence[float] = ()) -> list[Row]:
-    """A row per contender; a ratio is that of the two medians of one round. ``floor``: milliseconds in each round."""
+def compare(
+    reports: Mapping[str, Sequence[Report]], reference: str, floor: Sequence[float] = (), clock: str = "seconds"
+) -> list[Row]:
+    """A row per contender; a ratio is that of the two medians of one round.
+
+    ``floor``: milliseconds in each round, to be compared with the contenders' ``clock``.
+    """
     medians = round_medians(reports)
     cpu = round_medians(reports, "cpu_seconds")
+    timed = round_medians(reports, clock)
     return [
         Row(
             name,
@@ -61,7 +67,7 @@ def compare(reports: Mapping[str, Sequence[Report]], reference: str, floor: Sequ
             median(report["peak_mib"] for report in rounds),
             median(report["peak_above_imports_mib"] for report in rounds),
             rounds[0].get("step_mib"),
-            _ratio(floor, medians[name]) if floor else None,
+            _ratio(floor, timed[name]) if floor else None,
             Spread.of(cpu[name]) if name in cpu else None,
             _ratio(cpu[name], cpu[reference]) if {name, reference} <= cpu.keys() else None,
         )

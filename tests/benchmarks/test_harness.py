@@ -39,6 +39,8 @@ def test_table_has_a_line_per_contender_of_equal_width_and_no_empty_columns():
 def test_share_of_the_floor_is_that_of_each_round():
     (row,) = tables.compare({"a": [report(0.004), report(0.002), report(0.010)]}, "a", floor=[2.0, 1.5, 4.0])
     assert row.of_floor == Spread(pytest.approx(0.5), pytest.approx(0.4), pytest.approx(0.75))
+    (other,) = tables.compare({"a": [report(0.004) | {"cpu_seconds": [0.002]}]}, "a", [1.0], "cpu_seconds")
+    assert other.of_floor == Spread(*[pytest.approx(0.5)] * 3)
     assert tables.table([row], "a").splitlines()[2].split("|")[-3:-1] == [" 0.50         ", " 0.40..0.75 "]
 
 

@@ -52,7 +52,12 @@ def ab(problem: Problem, index: int, active: int) -> np.ndarray:
 
 def test_table_says_how_time_grows() -> None:
     def report(milliseconds: float) -> harness.Report:
-        return {"seconds": [milliseconds / 1e3], "peak_mib": 100.0, "peak_above_imports_mib": 10.0}
+        return {
+            "seconds": [milliseconds / 1e3],
+            "cpu_seconds": [0.008],
+            "peak_mib": 100.0,
+            "peak_above_imports_mib": 10.0,
+        }
 
     reports = {
         point: {"lora_graph-numpy": [report(10.0 * point.threads), report(30.0)], "peft": [report(40.0), report(40.0)]}
@@ -60,12 +65,11 @@ def test_table_says_how_time_grows() -> None:
     }
     lines = scaling.table("threads", reports).splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-    assert cells[0][:5] == [
-        "threads",
-        *(f"lora_graph-numpy {what}" for what in ("ms", "min..max", "growth", "peak MiB")),
-    ]
-    assert cells[2] == ["1", "20.0", "10.0..30.0", "1.00", "100", "40.0", "40.0..40.0", "1.00", "100"]
-    assert cells[3] == ["2", "25.0", "20.0..30.0", "1.25", "100", "40.0", "40.0..40.0", "1.00", "100"]
+    columns = ("ms", "min..max", "growth", "CPU ms", "peak MiB")
+    assert cells[0] == ["threads", *(f"{name} {what}" for name in ("lora_graph-numpy", "peft") for what in columns)]
+    peft = ["40.0", "40.0..40.0", "1.00", "8.0", "100"]
+    assert cells[2] == ["1", "20.0", "10.0..30.0", "1.00", "8.0", "100", *peft]
+    assert cells[3] == ["2", "25.0", "20.0..30.0", "1.25", "8.0", "100", *peft]
 
 
 def test_worker_runs_with_the_threads_of_its_point() -> None:
