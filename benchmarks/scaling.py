@@ -120,7 +120,7 @@ def table(axis: str, reports: dict[Point, dict[str, list[Report]]]) -> str:
 
 def parse_options() -> argparse.Namespace:
     counts = {"steps": (8, "timed steps per process"), "warmup": (3, "untimed steps before them")}
-    parser = harness.parser("scaling", __doc__, counts, rounds=3)
+    parser = harness.parser("scaling", __doc__, counts, rounds=2)
     harness.add_torch(parser, "PyTorch and PEFT")
     parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES), help="what to change (all)")
     parser.add_argument("--point", nargs=len(BASE.arguments), type=int, help=argparse.SUPPRESS)
