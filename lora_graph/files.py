@@ -17,6 +17,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     synchronised. An existing file keeps its permissions, a link keeps pointing where it does. After an error ``path``
     is as it was and the temporary file is gone; an OSError is raised again as the same class, naming ``path``.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be a str or an os.PathLike, got {path!r}")
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(f"cannot write {os.fspath(path)!r}: it is a directory")

@@ -26,6 +26,11 @@ def test_new_content_takes_the_place_of_the_old(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.bin"]
 
 
+def test_what_is_no_path_is_named() -> None:
+    with pytest.raises(TypeError, match=r"path must be a str or an os.PathLike, got None"):
+        require_writable(None)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError])
 def test_an_error_inside_the_block_leaves_everything_as_it_was(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "a.bin"

@@ -134,6 +134,6 @@ def sizes_of(texts: tuple[str, ...]) -> dict[str, int]:
     for text in texts:
         name, _, number = text.rpartition("=")
         if not name or not number.isascii() or not number.isdigit():
-            raise ValueError(f"--size must be a name and a number, such as time=32, got {text!r}")
+            raise ValueError(f"--size must be a name and a number from 0 on, such as time=32, got {text!r}")
         found[name] = int(number)
     return found

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+PRESETS = ("train", "train-onnx", "inference", "export", "prepare", "finish", "merge", "deploy")
+"""Named here so that ``--help`` need not import them."""
 HTML = click.option(
     "--html",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lora_graph.cli.commands import AS_JSON, HTML, SVG
-from lora_graph.files import require_writable
+from lora_graph.cli.commands import AS_JSON, HTML, PRESETS, SVG
+from lora_graph.cli.outputs import require_outputs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +28,8 @@ SHOWN = 20
 @click.argument("b", type=click.Path(path_type=Path))
 @click.option(
     "--preset",
-    help="Optimize both first, with `inference`, `deploy` ..., and compare what is left.  [default: as they are]",
+    type=click.Choice(PRESETS),
+    help="Optimize both first, and compare what is left.  [default: as they are]",
 )
 @click.option(
     "--rtol",
@@ -62,8 +63,7 @@ def diff(
     import lora_graph as lg
     from lora_graph.cli.arrays import plain
 
-    for path in filter(None, (html, svg)):
-        require_writable(path)
+    require_outputs({"--html": html, "--svg": svg}, [a, b])
     report = lg.diff(a, b, preset=preset, rtol=rtol)
     if html is not None:
         from lora_graph.inspect.page import write_page

@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_graph.cli.checking import sizes_of
-from lora_graph.cli.commands import AS_JSON, HTML, MODEL, SVG
-from lora_graph.files import require_writable
+from lora_graph.cli.commands import AS_JSON, HTML, MODEL, PRESETS, SVG
+from lora_graph.cli.outputs import require_outputs
 
 if TYPE_CHECKING:
     from lora_graph.inspect.inspected import Inspected
-
-PRESETS = ("train", "train-onnx", "inference", "export", "prepare", "finish", "merge", "deploy")
-"""Named here so that ``--help`` need not import them."""
 
 
 @click.command("inspect", short_help="Show what a model is made of and what it costs.")
@@ -62,12 +59,12 @@ def inspect(
     """
     from lora_graph.inspect.inspected import Inspected
 
+    require_outputs({"--html": html, "--svg": svg}, [model])
     opened = Inspected.of(model, sizes=sizes_of(size))
     if html is not None:
         from lora_graph.inspect.page import write_page
         from lora_graph.inspect.page.model import model_page
 
-        require_writable(html)
         write_page(html, model_page(opened, preset=preset, values=values))
     if svg is not None:
         from lora_graph.inspect.drawing import picture

@@ -11,7 +11,7 @@ import click
 
 from lora_graph.cli.checking import sizes_of
 from lora_graph.cli.commands import AS_JSON, HTML, MODEL, SVG
-from lora_graph.files import require_writable
+from lora_graph.cli.outputs import require_outputs
 
 
 @click.command(short_help="Tell where the time of a run goes.")
@@ -63,8 +63,9 @@ def profile(
     from lora_graph.inspect.profile_text import Room, text
 
     sizes = sizes_of(size)
-    for path in filter(None, (html, svg)):
-        require_writable(path)
+    require_outputs({"--html": html, "--svg": svg}, [model, against, data])
+    if not settings["training"] and (settings["loss"] is not None or optimizer is not None):
+        raise click.UsageError("--loss and --optimizer belong to a training step: give --training")
     names = [] if data is None else Inspected.of(model, sizes=sizes).graph.input_names
     report = lg.profile(
         model,

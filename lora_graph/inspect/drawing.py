@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 
+from lora_graph import checks
 from lora_graph.files import atomic_write
 from lora_graph.inspect.cost import Cost, Costs, details, metrics
 from lora_graph.inspect.diffing.report import DiffReport
@@ -53,8 +54,11 @@ def picture(
     others are boxes of their own; where ``depth`` is None, so many that the picture stays readable. Nodes are shaded by
     ``heat``, "flops" or "bytes". With ``path`` the
     image is also written to that file, as a whole or not at all. LoadError for what cannot be read, ValueError for a
-    preset there is not.
+    preset there is not or a depth below 0.
     """
+    if depth is not None:
+        checks.integer("depth", depth, 0)
+    checks.flag("constants", constants)
     scene = model_scene(model if isinstance(model, Inspected) else Inspected.of(model), preset)
     layout = lay_out(scene.only(len(scene.stages) - 1))
     depth = readable_depth(layout) if depth is None else depth

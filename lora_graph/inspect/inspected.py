@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from lora_graph import checks
 from lora_graph.adapters import runs
 from lora_graph.errors import LoadError
@@ -23,7 +25,7 @@ from lora_graph.layers.imported import ADAPTERS, ImportedLayer, read_adapters
 from lora_graph.layers.layer import Layer
 from lora_graph.onnx.forms.describe import describe_adapters
 from lora_graph.onnx.importer import read_model
-from lora_graph.onnx.source import ModelSource
+from lora_graph.onnx.source import ModelSource, Script
 from lora_graph.ops.prefix import SliceTo
 
 Model = Layer | Graph | ModelSource
@@ -59,6 +61,8 @@ class Inspected:
         file. ``sizes`` are those of named dimensions, and for a built-in layer those that its constructor takes.
         LoadError for what cannot be read, ValueError for sizes of what the model does not have.
         """
+        if sizes is not None and not isinstance(sizes, Mapping):
+            raise TypeError(f"sizes must be a dict of sizes by the names of dimensions, got {sizes!r}")
         given = {name: checks.integer(f"sizes[{name!r}]", size, 0) for name, size in (sizes or {}).items()}
         if state is not None and not isinstance(model, Graph):
             raise TypeError(f"state belongs to a Graph, got it with {type(model).__name__}")
@@ -68,8 +72,11 @@ class Inspected:
             found = cls._of_layer(model, model.layer_name, given)
         elif isinstance(model, str | os.PathLike):
             found = cls._of_path(Path(model), given)
-        else:
+        elif isinstance(model, bytes | bytearray | memoryview | onnx.ModelProto | Script):
             found = cls._of_model(model, given)
+        else:
+            known = "a Layer, a Graph, a path, bytes, an onnx.ModelProto or an onnxscript function"
+            raise TypeError(f"a model is {known}, not {type(model).__name__}")
         found._check_sizes()
         return found
 

@@ -201,6 +201,10 @@ class ProfileReport(Shown):
             facts["compared"] = {name: [pair.to_dict() for pair in found] for name, found in pairs.items()}
         return facts
 
+    def __repr__(self) -> str:
+        times = ", ".join(f"{name} {timing.median * 1e3:.3f} ms" for name, timing in self.timings.items())
+        return f"<ProfileReport of {self.model}: {times}>"
+
     def __str__(self) -> str:
         from lora_graph.inspect.profile_text import text
 

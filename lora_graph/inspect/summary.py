@@ -92,6 +92,10 @@ class Summary(Shown):
             ],
         }
 
+    def __repr__(self) -> str:
+        facts = f"{sum(self.ops.values())} ops, {self.parameters.total:,} parameters, {amount(self.cost.flops, 'FLOP')}"
+        return f"<Summary of {self.model}: {facts}>"
+
     def __str__(self) -> str:
         counts, cost = self.parameters, self.cost
         sizes = ", ".join(f"{name} = {size}" for name, size in self.binding.items())

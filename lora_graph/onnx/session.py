@@ -24,6 +24,7 @@ from lora_graph.onnx.source import ModelSource, Script
 from lora_graph.onnx.store import save_model, weight_bytes
 from lora_graph.onnx.swap import Chosen, Swap
 
+CUDA_HINT = "it comes with the package onnxruntime-gpu, in place of onnxruntime"
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -202,7 +203,8 @@ def wanted_providers(provider: str | Sequence[str]) -> list[str]:
     wanted = [PROVIDERS.get(name.lower(), name) for name in names]
     for name, full in zip(names, wanted, strict=True):
         if full not in onnxruntime.get_available_providers():
-            raise ValueError(f"provider {name!r} is not available; {_available_text()}")
+            hint = f"; {CUDA_HINT}" if full == PROVIDERS["cuda"] else ""
+            raise ValueError(f"provider {name!r} is not available; {_available_text()}{hint}")
     return wanted
 
 

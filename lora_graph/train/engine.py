@@ -97,7 +97,7 @@ class Choice:
         if threads is not None:
             checks.integer("threads", threads, 1)
         self._candidates = _candidates(name, provider, threads)
-        self._lacking = ""
+        self._reason = ""
 
     @property
     def engine(self) -> Engine:
@@ -107,7 +107,7 @@ class Choice:
     @property
     def why(self) -> str:
         """Why it is that one."""
-        return self._lacking or ("the fastest there is" if self.asked == "auto" else "as asked for")
+        return self._reason or ("the fastest there is" if self.asked == "auto" else "as asked for")
 
     def insist(self, name: str) -> None:
         """Take the engine ``name`` and no other; ValueError where it is none of those that were asked for."""
@@ -116,6 +116,8 @@ class Choice:
             asked = " or ".join(engine.name for engine in self._candidates)
             raise ValueError(f"was trained with the engine {name!r}, this run is to have {asked}")
         self._candidates = fitting
+        if self.asked == "auto":
+            self._reason = "what the checkpoint was written with"
 
     def compile(self, graphs: Sequence[Graph], fixed: Mapping[str, Array], short: Sizes | None) -> list[Runner]:
         """``graphs`` ready to run; the engine is then settled. ValueError where none takes all of them."""
@@ -127,7 +129,7 @@ class Choice:
                 reasons.append(f"{engine.name}: {reason}")
                 continue
             self._candidates = [engine]
-            self._lacking = self._lacking or "; ".join(reasons)
+            self._reason = self._reason or "; ".join(reasons)
             return runners
         raise ValueError(f"the training step cannot run on {'; '.join(reasons)}; engine='numpy' runs every op")
 

@@ -40,7 +40,6 @@ class History:
     def __repr__(self) -> str:
         if not self.losses:
             return "<History: no steps>"
-        first, last = (self.epoch_losses or self.losses)[0], (self.epoch_losses or self.losses)[-1]
-        return (
-            f"<History: {self.steps} steps, loss {first:.4g} -> {last:.4g}, {self.samples_per_second:,.0f} samples/s>"
-        )
+        losses = self.epoch_losses or self.losses
+        way = " -> ".join(f"{loss:.4g}" for loss in (losses if len(losses) == 1 else (losses[0], losses[-1])))
+        return f"<History: {self.steps} steps, loss {way}, {self.samples_per_second:,.0f} samples/s>"

@@ -125,7 +125,7 @@ def test_bad_files_are_one_line(content: bytes | None, place: int, base: Path, t
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--preset", "none"), "preset must be one of"),
+        (("--preset", "none"), "'none' is not one of"),
         (("--rtol", -1), "rtol must be at least 0"),
         (("--rtol", "much"), "'much' is not a valid float"),
     ],

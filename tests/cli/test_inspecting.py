@@ -10,7 +10,7 @@ import pytest
 
 import lora_graph as lg
 from lora_graph.adapters.runs import create
-from lora_graph.cli.inspecting import PRESETS
+from lora_graph.cli.commands import PRESETS
 from lora_graph.inspect.built_in import NAMES
 from lora_graph.ir import Graph, input, parameter, parse  # noqa: A004
 from lora_graph.onnx import lower, read_model

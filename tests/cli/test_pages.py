@@ -98,3 +98,38 @@ def test_a_page_that_cannot_be_written_is_one_line(command: str, model: Path, tm
     assert result.exit_code == 2
     assert "cannot write" in result.output
     assert len(result.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize("option", ["--html", "--svg"])
+@pytest.mark.parametrize("command", [["inspect"], ["diff", "other.onnx"]], ids=["inspect", "diff"])
+def test_what_is_read_is_not_written_over(
+    command: list[str], option: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = model.read_bytes()
+    (tmp_path / "other.onnx").write_bytes(before)
+    (tmp_path / "link.onnx").symlink_to(model)
+    for path in ("model.onnx", "./link.onnx", model):
+        result = call(*command, "model.onnx", option, path)
+        assert (result.exit_code, result.output) == (2, f"error: {option} would overwrite what is read: {Path(path)}\n")
+    assert model.read_bytes() == before
+
+
+def test_a_profile_is_not_written_over_its_inputs(model: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.npz"
+    np.savez(data, x=np.zeros((2, 8), np.float32))
+    before = data.read_bytes()
+    for option in ("--html", "--svg"):
+        result = call("profile", model, "--inputs", data, option, data, *FEW["profile"])
+        assert result.exit_code == 2
+        assert f"{option} would overwrite what is read" in result.output
+    assert data.read_bytes() == before
+
+
+def test_where_one_output_cannot_be_written_none_is(model: Path, tmp_path: Path) -> None:
+    page = tmp_path / "out.html"
+    result = call("inspect", model, "--html", page, "--svg", tmp_path / "nowhere" / "out.svg")
+    assert (result.exit_code, len(result.output.splitlines()), page.exists()) == (2, 1, False)
+    result = call("inspect", model, "--html", page, "--svg", page)
+    assert (result.exit_code, page.exists()) == (2, False)
+    assert "--svg would overwrite what --html writes" in result.output

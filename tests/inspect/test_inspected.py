@@ -130,5 +130,7 @@ def test_names_that_stand_for_nothing(model: Any, message: str) -> None:
 
 
 def test_something_else_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match="a model is a path, bytes"):
+    with pytest.raises(TypeError, match="a model is a Layer, a Graph, a path, bytes"):
         Inspected.of(3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="sizes must be a dict of sizes"):
+        Inspected.of("DenseLayer", sizes=3)  # type: ignore[arg-type]

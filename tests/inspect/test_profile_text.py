@@ -23,6 +23,10 @@ def report() -> ProfileReport:
     return ProfileReport("m.onnx", "batch = 2", 2, 1, 3, 0, {"numpy": timing}, ("a note",))
 
 
+def test_it_is_one_line_where_it_is_not_printed() -> None:
+    assert repr(report()) == "<ProfileReport of m.onnx: numpy 4.000 ms>"
+
+
 def test_every_number() -> None:
     lines = text(report()).splitlines()
     assert lines[0] == "m.onnx: batch = 2; 2 threads, medians of 3 runs"

@@ -115,7 +115,7 @@ def test_the_command(rng: np.random.Generator, tmp_path: Path) -> None:
     assert "batch = 64, a training step (cross_entropy, SGD)" in result.output
     assert re.search(r"^optimizer +\d+ ", result.output, re.MULTILINE)
     for options, message in (
-        (("--loss", "mse"), "training=True"),
+        (("--loss", "mse"), "give --training"),
         ((*few, "--loss", "unknown"), "loss"),
     ):
         wrong = call("profile", path, *options)

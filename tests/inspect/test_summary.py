@@ -156,3 +156,8 @@ def test_a_layer_and_its_export_have_the_same_modules_and_numbers(rng: np.random
     assert set(owners(file.graph).values()) == set(owners(layer.graph).values())
     assert read_model(lg.export_onnx(model)).graph == file.graph
     assert lg.summarize(model).parameters == lg.summarize(lg.export_onnx(model)).parameters
+
+
+def test_it_is_one_line_where_it_is_not_printed() -> None:
+    summary = lg.summarize(lg.DenseLayer(64, 10, rng=0))
+    assert repr(summary) == "<Summary of DenseLayer: 2 ops, 650 parameters, 1.29 kFLOP>"

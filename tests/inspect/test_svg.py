@@ -253,6 +253,10 @@ def test_a_picture_of_a_model_is_written_as_a_whole(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="preset"):
         lg.picture(layer, tmp_path / "other.svg", preset="nonsense")
     assert not (tmp_path / "other.svg").exists()
+    with pytest.raises(ValueError, match="depth must be at least 0, got -1"):
+        lg.picture(layer, depth=-1)
+    with pytest.raises(TypeError, match="constants must be a bool"):
+        lg.picture(layer, constants=1)  # type: ignore[arg-type]
 
 
 PICTURES = Path(__file__).parents[2] / "docs"

@@ -383,3 +383,10 @@ def test_training_outside_the_main_thread() -> None:
     thread.start()
     thread.join()
     assert same_bits(model.state, other.state)
+
+
+def test_a_run_that_goes_on_by_itself_says_why_it_keeps_its_engine(tmp_path: Path) -> None:
+    path, data = tmp_path / "run.safetensors", batches(2)
+    lg.fit(MODELS["lora"](), data, epochs=1, checkpoint=path, engine="numpy")
+    history = lg.fit(MODELS["lora"](), data, epochs=2, checkpoint=path, resume=True)
+    assert (history.engine, history.why) == ("numpy", "what the checkpoint was written with")

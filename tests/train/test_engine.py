@@ -179,7 +179,9 @@ def test_a_provider_that_is_not_here_is_refused() -> None:
         lg.fit(adapted(), batches(1), engine="numpy", provider="cuda")
     if not CUDA:
         for engine in ("auto", "onnxruntime"):
-            with pytest.raises(ValueError, match=r"provider 'cuda' is not available; available: .*cpu"):
+            with pytest.raises(
+                ValueError, match=r"provider 'cuda' is not available; available: .*cpu; it comes with .*onnxruntime-gpu"
+            ):
                 lg.fit(adapted(), batches(1), engine=engine, provider="cuda")
 
 

@@ -42,6 +42,8 @@ def test_it_is_a_loop_over_steps(data: tuple[Array, Array]) -> None:
     assert history.samples_per_second == pytest.approx(150 / history.seconds)
     assert history.to_dict()["steps"] == 9
     assert "9 steps" in repr(history)
+    assert "loss 0.25, " in repr(lg.History(losses=[0.5, 0.0], epoch_losses=[0.25]))
+    assert "loss 0.5 -> 0.1, " in repr(lg.History(losses=[0.5, 0.1]))
     assert "no steps" in repr(lg.History())
 
 
