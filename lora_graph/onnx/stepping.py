@@ -18,6 +18,7 @@ from lora_graph.onnx.model import build
 from lora_graph.onnx.session import PROVIDERS, start, wanted_providers
 from lora_graph.onnx.store import without_weights
 from lora_graph.train.engine import Buffer, Sizes, UnsupportedError, prepared
+from lora_graph.train.graph import LOSS, NORM
 from lora_graph.train.stateless import NEXT, stateless
 
 THREADS_VARIABLE = "OMP_NUM_THREADS"
@@ -96,15 +97,22 @@ class SessionRunner:
             raise ValueError(f"the provider {engine.device!r} could not be started")
         self._signature = Signature(graph, without=graph.parameters)
         self._outputs = {name.removeprefix(NEXT): name for name in function.outputs}
+        self._sizes: object = None
+        """Those of the inputs that were found to agree last."""
+        read = [name for name in (LOSS, NORM) if name in function.outputs]
+        self._numbers = {name: engine.lend(np.zeros((), function.outputs[name].dtype)) for name in read}
         self._bindings: OrderedDict[tuple[int, ...], Binding] = OrderedDict()
 
     def run(
         self, inputs: Mapping[str, Array], state: Mapping[str, Buffer], *, out: Mapping[str, Buffer]
     ) -> dict[str, Buffer]:
         arrays = self._signature.arrays(inputs, {})
-        self._signature.bind(arrays)
+        sizes = tuple(array.shape for array in arrays), self._signature.computed(arrays)
+        if sizes != self._sizes:
+            self._signature.bind(arrays)
+            self._sizes = sizes
         given = dict(zip(self.graph.input_names, arrays, strict=True))
-        return self._binding(state, out).run(given)
+        return self._binding(state, {**out, **self._numbers}).run(given)
 
     def _binding(self, state: Mapping[str, Buffer], out: Mapping[str, Buffer]) -> Binding:
         key = tuple(map(id, (*state.values(), *out.values())))
@@ -144,18 +152,16 @@ class Binding:
         for name, buffer in lent.items():
             self._io.bind_ortvalue_input(name, buffer)
         for name in self._new.values():
-            self._io.bind_output(name, self._device(name))
+            self._io.bind_output(name, self._engine.device)
         try:
             self._session.run_with_iobinding(self._io)
         except Exception as error:  # ONNX Runtime's own exceptions have no common base class but this one
             shapes = ", ".join(f"{name}: {type_of(array)}" for name, array in given.items())
             raise ValueError(f"ONNX Runtime cannot run the step on {shapes}: {str(error).splitlines()[0]}") from error
+        if not self._new:
+            return self._out
         results = self._io.get_outputs()[len(self._out) :]
         return {**self._out, **dict(zip(self._new, results, strict=True))}
-
-    def _device(self, name: str) -> str:
-        """Where a result goes that has no buffer yet: state stays on the device, numbers to be read come back."""
-        return self._engine.device if name.startswith(NEXT) else "cpu"
 
 
 def devices() -> list[str]:
