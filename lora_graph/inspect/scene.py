@@ -138,8 +138,11 @@ class SceneMaker:
         continued = align(last, graph)
         self.add(name, graph, continued)
         sources = replaced(last, graph, continued)
+        earlier = frozenset[int]().union(*(stage.nodes for stage in self._stages[:-1]))
         for value, olds in sources.items():
             node = self._ids[value]
+            if node in earlier:  # it is what it was, whatever became of it in between
+                continue
             found = tuple(dict.fromkeys(self._ids[old] for old in olds if old in self._ids))
             if found and not self._nodes[node].sources:
                 self._nodes[node] = replace(self._nodes[node], sources=found)

@@ -15,7 +15,8 @@ def align(old: Graph, new: Graph) -> dict[Value, Value]:
     """For Values of ``new`` that ``old`` lacks, the Value of ``old`` that they continue: the same op on other operands.
 
     A rewrite somewhere gives everything that depends on it another identity. Pairs are found upwards from equal
-    operands, downwards from outputs and from pairs, and last by an operand in common; in linear time.
+    operands, by the name that they have in both, downwards from outputs and from pairs, and last by an operand in
+    common; in linear time.
     """
     return _Alignment(old, new).run()
 
@@ -31,6 +32,7 @@ class _Alignment:
 
     def run(self) -> dict[Value, Value]:
         self._same_operands()
+        self._same_name()
         self._down(
             (value, self._old.outputs[name]) for name, value in self._new.outputs.items() if name in self._old.outputs
         )
@@ -59,6 +61,15 @@ class _Alignment:
                 if found is not None:
                     self._pair(value, found)
 
+    def _same_name(self) -> None:
+        """The same op under a name that only one value has, before and after."""
+        before, after = (_by_name(graph) for graph in (self._old, self._new))
+        for value in self._fresh:
+            name = self._new.notes[value].name if value in self._new.notes else ""
+            old = before.get(name)
+            if name and old is not None and after.get(name) is value:
+                self._pair(value, old)
+
     def _down(self, starts: Iterable[tuple[Value, Value]]) -> None:
         """From pairs to their operands, as far as the ops agree."""
         fresh = set(self._fresh)
@@ -86,6 +97,14 @@ class _Alignment:
                     waiting.pop()
                 if waiting and self._pair(value, waiting[-1]):
                     break
+
+
+def _by_name(graph: Graph) -> dict[str, Value | None]:
+    """The Value that has a name, None where several have it."""
+    found: dict[str, Value | None] = {}
+    for value, note in graph.notes.items():
+        found[note.name] = None if note.name in found else value
+    return found
 
 
 def replaced(old: Graph, new: Graph, pairs: Mapping[Value, Value]) -> dict[Value, tuple[Value, ...]]:

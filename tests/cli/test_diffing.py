@@ -147,6 +147,17 @@ def test_numbers_that_are_not_finite_are_json(tmp_path: Path) -> None:
     assert facts["weights"][0]["largest"] == 1.0
 
 
+def test_a_weight_that_became_nan_says_so(tmp_path: Path) -> None:
+    layer = lg.DenseLayer(3, 2, rng=0)
+    layer.set_parameter("bias", np.ones(2, np.float32))
+    lg.export_onnx(layer, tmp_path / "a.onnx")
+    layer.set_parameter("bias", np.full(2, np.nan, np.float32))
+    lg.export_onnx(layer, tmp_path / "b.onnx")
+    result = call("diff", tmp_path / "a.onnx", tmp_path / "b.onnx")
+    (row,) = [line.split() for line in result.output.splitlines() if line.split()[:1] == ["bias"]]
+    assert row == ["bias", "float32[2]", "nan", "nan", "nan"]
+
+
 def test_help_names_the_exit_codes() -> None:
     result = call("diff", "--help")
     assert result.exit_code == 0

@@ -79,6 +79,11 @@ def test_the_page_of_a_diff_has_two_sides(model: Path, tmp_path: Path) -> None:
     assert data["kind"] == "diff"
     assert data["name"] == "model.onnx → merged.onnx"
     assert [stage["name"] for stage in data["stages"]] == ["model.onnx", "merged.onnx"]
+    panels = [{data["strings"][i]: data["strings"][j] for i, j in pairs} for pairs in data["details"].values()]
+    told = [panel for panel in panels if "‖ΔW‖" in panel]
+    expected = [(f"{w['norm']:.3g}", f"{w['rank']} of {w['full_rank']}") for w in found["weights"] if w["norm"]]
+    assert [(panel["‖ΔW‖"], panel["rank of ΔW"]) for panel in told] == expected
+    assert expected
     assert len(data["changes"]) == sum(len(found[kind]) for kind in ("added", "removed", "changed", "fused", "weights"))
 
 

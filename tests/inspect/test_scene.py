@@ -144,6 +144,31 @@ def test_a_new_node_tells_what_it_was_made_from_and_by_which_rules() -> None:
     assert not set(gemm.sources) & scene.stages[-1].nodes
 
 
+def test_each_of_several_fused_layers_tells_its_own_nodes_and_what_is_between_them_stays() -> None:
+    x, notes = X, {}
+    for i in range(3):
+        w, b = ops.parameter(f"{i}.w", "float32", (4, 4)), ops.parameter(f"{i}.b", "float32", (4,))
+        x = ops.relu(x @ w + b)
+        notes[x] = Note(f"relu{i}", scope=str(i))
+    graph = Graph((X,), {"y": ops.exp(x)}, notes)
+    scene = scene_of(graph, report=optimize_graph(graph, "deploy").report)
+    assert len(named(scene, "Relu")) == 3
+    assert [[scene.nodes[source].op for source in gemm.sources] for gemm in named(scene, "Gemm")] == [
+        ["Add", "MatMul"]
+    ] * 3
+    assert len({source for gemm in named(scene, "Gemm") for source in gemm.sources}) == 6
+
+
+def test_what_is_made_again_as_it_was_has_no_sources() -> None:
+    gemm = ops.gemm(X, ops.parameter("w", "float32", (4, 4)), ops.parameter("b", "float32", (4,)))
+    graph = Graph((X,), {"y": gemm})
+    scene = scene_of(graph, report=optimize_graph(graph, "deploy").report)
+    (node,) = named(scene, "Gemm")
+    assert len(named(scene, "MatMul")) == 1
+    assert node.id in scene.stages[0].nodes & scene.stages[-1].nodes
+    assert node.sources == ()
+
+
 def test_merging_tells_that_the_new_weight_comes_from_the_bypass() -> None:
     layer = lg.StandardLoRAAdapter(lg.DenseLayer(8, 8, rng=0), rank=2, alpha=4, site="weight", rng=0)
     _, _, report = lg.optimize(layer, "deploy")

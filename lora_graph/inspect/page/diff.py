@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lora_graph.inspect.diffing.lines import listed, moved
+from lora_graph.inspect.diffing.lines import listed, moved, rank_text
 from lora_graph.inspect.diffing.report import DiffReport
+from lora_graph.inspect.diffing.weights import WeightChange
 from lora_graph.inspect.scene import Scene, SceneMaker
 from lora_graph.inspect.scene_data import to_data
 from lora_graph.ir.value import Value
@@ -35,10 +36,21 @@ def diff_scene(report: DiffReport) -> Scene:
 
 def _made(report: DiffReport) -> tuple[SceneMaker, Changes]:
     left, right = _labels(report.labels)
-    making = SceneMaker(f"{left} → {right}", (), {})
+    making = SceneMaker(f"{left} → {right}", (), {weight.before: _numbers(weight) for weight in report.weights})
     making.add(left, report.left)
     making.add(right, report.right, {after: before for before, after in report.matches.items()})
     return making, list(_changes(report))
+
+
+def _numbers(weight: WeightChange) -> dict[str, str]:
+    """What the panel says of a weight that moved."""
+    old, new = weight.types
+    kinds = {} if old == new else {"became": str(new)}
+    if old.shape != new.shape:
+        return kinds
+    sizes = {"‖ΔW‖": weight.norm, "‖ΔW‖/‖W‖": weight.relative, "max|ΔW|": weight.largest}
+    rank = {} if weight.full_rank is None else {"rank of ΔW": f"{rank_text(weight)} of {weight.full_rank}"}
+    return {**kinds, **{name: f"{size:.3g}" for name, size in sizes.items()}, **rank}
 
 
 def _marks(changes: Changes) -> dict[Value, str]:

@@ -4,7 +4,7 @@ const CATEGORIES = {
   contraction: `MatMul Gemm AddMatMul Einsum Conv ConvTranspose ConvWeightGradient LSTM GRU RNN Attention
     MatMulInteger QLinearMatMul QLinearConv ConvInteger FusedMatMul MatMulNBits`,
   activation: `Relu LeakyRelu PRelu Elu Selu Celu Gelu Sigmoid HardSigmoid Tanh Softplus Softsign Softmax
-    LogSoftmax Swish HardSwish Mish ThresholdedRelu Erf Dropout`,
+    LogSoftmax SafeSoftmax Swish HardSwish Mish ThresholdedRelu Erf Dropout`,
   normalization: `LayerNormalization BatchNormalization GroupNormalization InstanceNormalization
     RMSNormalization LpNormalization MeanVarianceNormalization SimplifiedLayerNormalization
     SkipLayerNormalization LRN`,
@@ -16,6 +16,6 @@ const CATEGORIES = {
     Squeeze StopGradient Tile Transpose Unsqueeze After`,
   reduction: `ArgMax ArgMin AveragePool CumSum GlobalAveragePool GlobalMaxPool MaxPool MaxPoolIndices
     NegativeLogLikelihoodLoss ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd
-    ReduceSum ReduceSumSquare SoftmaxCrossEntropyLoss SumTo TopK`,
+    ReduceSum ReduceSumSquare ReduceVariance SoftmaxCrossEntropyLoss SumTo TopK`,
 };
 const CATEGORY = new Map(Object.entries(CATEGORIES).flatMap(([name, ops]) => ops.split(/\s+/).map((op) => [op, name])));
