@@ -60,8 +60,9 @@ ROWS: list[tuple[Value, int]] = [
     (applied(op("CumSum", 1), "2 3 4"), 2 * 3 * 4),
     (applied(op("ReduceSumSquare", (1,)), "2 3"), 6 + 6),
     (applied(op("ReduceL2", (1,)), "2 3"), 6 + 6 + 2),  # squares, sums, roots
+    (applied(op("ReduceVariance", (1,)), "2 3"), 6 + 6 + 6 + 6),  # means, differences, squares, means
     # the maximum, minus, exp, the sum, divided by (or minus its logarithm)
-    *((applied(op(name), "2 3"), 5 * 2 * 3) for name in ("Softmax", "LogSoftmax")),
+    *((applied(op(name), "2 3"), 5 * 2 * 3) for name in ("Softmax", "LogSoftmax", "SafeSoftmax")),
     # products: two for each product that is summed
     (applied(op("MatMul"), "2 3", "3 4"), 2 * (2 * 4) * 3),
     (applied(op("MatMul"), "5 2 3", "3 4"), 2 * (5 * 2 * 4) * 3),

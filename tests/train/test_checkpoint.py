@@ -72,14 +72,16 @@ def train(model: lg.Layer, data: Any, **options: Any) -> lg.History:
     return lg.fit(model, data, epochs=3, seed=4, **options)
 
 
+ENGINES_OF = {"SGD": ENGINES, "AdamW": ENGINES, "momentum": ("numpy",), "Adam": ("numpy",)}
+
+
 @pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize(("optimizer", "engine"), [(o, e) for o, engines in ENGINES_OF.items() for e in engines])
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("engine", ENGINES)
 def test_a_run_that_goes_on_is_the_uninterrupted_one(
-    kind: str, optimizer: Any, accumulate: int, engine: str, tmp_path: Path
+    kind: str, optimizer: str, accumulate: int, engine: str, tmp_path: Path
 ) -> None:
-    options = {"optimizer": optimizer, "accumulate": accumulate, "clip_norm": 0.5, "engine": engine}
+    options = {"optimizer": OPTIMIZERS[optimizer], "accumulate": accumulate, "clip_norm": 0.5, "engine": engine}
     data = batches(5)
     whole, parts = MODELS[kind](), MODELS[kind]()
     expected = train(whole, data, **options)
