@@ -110,7 +110,7 @@ def _print_weights(console: Console, report: DiffReport, shown: int) -> None:
         rank = "" if weight.full_rank is None else f"{rank_text(weight)} of {weight.full_rank}"
         kind = str(old) if old == new else f"{old} -> {new}"
         numbers = ["", "", ""]
-        if old.shape == new.shape:
+        if weight.is_measured:
             numbers = [f"{size:.3g}" for size in (weight.norm, weight.relative, weight.largest)]
         rows.append((report.names[0][weight.before], kind, *numbers, rank))
     _print_table(console, ("weight", "type", "‖ΔW‖", "‖ΔW‖/‖W‖", "max|ΔW|", "rank of ΔW"), rows, shown)

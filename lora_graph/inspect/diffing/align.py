@@ -110,7 +110,7 @@ class _Growth:
     def _take(self) -> None:
         entry = heapq.heappop(self._heap)
         p, q = self._a.graph.values[entry[2]], self._b.graph.values[entry[3]]
-        if not self._is_open(p, q):
+        if not self._known.are_open(p, q):
             return
         now = score(self._known, p, q)
         if now < -entry[0]:  # something that spoke for it has been matched in another way since
@@ -123,9 +123,6 @@ class _Growth:
         heapq.heappush(self._to_bridge, self._a.order[p])
         self._spread(p, q)
 
-    def _is_open(self, p: Value, q: Value) -> bool:
-        return p not in self._known.match and q not in self._known.back
-
     def _push(self, p: Value, q: Value, now: float) -> None:
         if now >= ENOUGH:
             entry = -now, -hints(self._known, p, q), self._a.order[p], self._b.order[q]
@@ -133,7 +130,9 @@ class _Growth:
 
     def _consider(self, p: Value, q: Value) -> None:
         is_possible = self._a.kinds[p] == self._b.kinds[q] and not is_fixed(p) and not isinstance(p.op, Input)
-        if is_possible and self._is_open(p, q):
+        if is_possible and isinstance(p.op, Parameter):
+            is_possible = self._known.may_be(p, q)
+        if is_possible and self._known.are_open(p, q):
             self._push(p, q, score(self._known, p, q))
 
     # around a match
@@ -172,7 +171,7 @@ class _Growth:
                 if (x, y) != (p, q):
                     self._consider_users(x, y)
         for x, y in zip(p.operands, q.operands, strict=False):
-            if self._is_open(x, y) and a.kinds[x] != b.kinds[y]:
+            if known.are_open(x, y) and a.kinds[x] != b.kinds[y]:
                 for below, other in product(known.downward(a, x), known.downward(b, y)):
                     self._consider(below, other)
 

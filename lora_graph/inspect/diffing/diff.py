@@ -14,6 +14,7 @@ from lora_graph.inspect.diffing.matching import Matching
 from lora_graph.inspect.diffing.regions import pair_parameters, part, regions
 from lora_graph.inspect.diffing.report import DiffReport, Fusion, Renamed, printed_names
 from lora_graph.inspect.diffing.side import Numbers, Side, is_fixed
+from lora_graph.inspect.diffing.turned import pair_turned
 from lora_graph.inspect.diffing.weights import weight_changes
 from lora_graph.inspect.inspected import Inspected, Model
 from lora_graph.ir.leaves import Input
@@ -45,9 +46,9 @@ def diff(a: Model | Inspected, b: Model | Inspected, *, preset: str | None = Non
 
 def _side(model: Inspected, preset: str | None, numbers: Numbers) -> Side:
     if preset is None:
-        return Side(model.graph, model.state, numbers)
+        return Side(model.graph, model.state, numbers, model.adapters)
     optimized = optimize_graph(model.graph, preset)
-    return Side(optimized.graph, optimized.state(model.state) if model.state else {}, numbers)
+    return Side(optimized.graph, optimized.state(model.state) if model.state else {}, numbers, model.adapters)
 
 
 def _compared(a: Side, b: Side, labels: tuple[str, str], rtol: float) -> DiffReport:
@@ -60,6 +61,7 @@ def _compared(a: Side, b: Side, labels: tuple[str, str], rtol: float) -> DiffRep
     known = align(a, b, inputs, pairs)
     names = Names(printed_names(a.graph), printed_names(b.graph))
     fused = [*(Fusion(*found) for found in folded(known)), *_settled(known, pairs)]
+    pair_turned(known)
     settled = {value for fusion in fused for value in (*fusion.before, *fusion.after)}
     return DiffReport(
         labels,

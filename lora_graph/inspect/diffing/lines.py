@@ -32,8 +32,9 @@ def moved(weight: WeightChange, names: Named) -> str:
     """How one weight moved."""
     old, new = weight.types
     kinds = f"{names[weight.before]}: {old}" if old == new else f"{names[weight.before]}: {old} -> {new}"
-    if old.shape != new.shape:
+    if not weight.is_measured:
         return kinds
+    kinds += " (transposed)" if weight.turned else ""
     rank = "" if weight.full_rank is None else f", rank {rank_text(weight)} of {weight.full_rank}"
     return f"{kinds}: norm {weight.norm:.3g}, relative {weight.relative:.3g}, largest {weight.largest:.3g}{rank}"
 

@@ -25,6 +25,18 @@ class Matching:
         self.match[p] = q
         self.back[q] = p
 
+    def are_open(self, p: Value, q: Value) -> bool:
+        return p not in self.match and q not in self.back
+
+    def may_be(self, p: Value, q: Value) -> bool:
+        """Whether ``q`` may be what ``p`` became: not where one alone is known to be of an adapter.
+
+        The very same array is the same parameter all the same: a file need not tell what its parameters are.
+        """
+        if (p in self.a.added) == (q in self.b.added):
+            return True
+        return p in self.a.contents and self.a.contents[p] == self.b.contents.get(q)
+
     def matched(self, side: Side) -> dict[Value, Value]:
         return self.match if side is self.a else self.back
 

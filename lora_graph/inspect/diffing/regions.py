@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from lora_graph.inspect.diffing.matching import Matching
 from lora_graph.inspect.diffing.side import Side, is_leaf
 from lora_graph.ir.leaves import Parameter
 from lora_graph.ir.value import Value, topological
+
+LONGEST = 8
+"""Parts of names that are compared, from the last one on."""
+
+Key = Callable[[Side, Value], object]
 
 
 @dataclass
@@ -86,29 +92,38 @@ class _Groups:
 
 
 def pair_parameters(known: Matching, region: Region) -> None:
-    """Match the parameters of a region that have the same array, else the same name, else types of their own."""
-    keys: tuple[Callable[[Side, Value], object], ...] = (
-        lambda side, leaf: side.contents[leaf],
-        lambda side, leaf: side.name(leaf),
-        lambda side, leaf: side.types[leaf],
-    )
+    """Match the parameters of a region: those of one array; of one type, up to a transpose, and name or end of it;
+
+    of one name; and of a type that no others have.
+    """
+    keys: list[Key] = [lambda side, leaf: side.contents[leaf]]
+    keys += [partial(_end_of_name, length) for length in range(LONGEST, 0, -1)]
+    keys += [lambda side, leaf: side.name(leaf), lambda side, leaf: side.types[leaf]]
     for key in keys:
         ours = _by_key(key, known.a, region.before, known.match)
         theirs = _by_key(key, known.b, region.after, known.back)
         for k, (p, *more) in ours.items():
             others = theirs.get(k, [])
-            if not more and len(others) == 1:
+            if not more and len(others) == 1 and known.may_be(p, others[0]):
                 known.record(p, others[0])
 
 
-def _by_key(
-    key: Callable[[Side, Value], object], side: Side, users: Iterable[Value], matched: dict[Value, Value]
-) -> dict[object, list[Value]]:
+def _end_of_name(length: int, side: Side, leaf: Value) -> object:
+    """The last parts of the name of ``leaf`` with its type, up to a transpose; None if it has no so many."""
+    (parts,) = side.name_parts[leaf]
+    shape = side.shape(leaf)
+    sizes = frozenset(shape) if len(shape) == 2 else shape
+    return (leaf.dtype, sizes, parts[-length:]) if len(parts) >= length else None
+
+
+def _by_key(key: Key, side: Side, users: Iterable[Value], matched: dict[Value, Value]) -> dict[object, list[Value]]:
     """The parameters of ``users`` that are not matched, by their key."""
     found: dict[object, list[Value]] = {}
     for leaf in dict.fromkeys(operand for user in users for operand in user.operands):
         if isinstance(leaf.op, Parameter) and leaf not in matched:
-            found.setdefault(key(side, leaf), []).append(leaf)
+            k = key(side, leaf)
+            if k is not None:
+                found.setdefault(k, []).append(leaf)
     return found
 
 

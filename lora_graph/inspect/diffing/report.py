@@ -149,6 +149,7 @@ class DiffReport(Shown):
                     "largest": weight.largest,
                     "rank": weight.rank,
                     "full_rank": weight.full_rank,
+                    "transposed": weight.turned,
                 }
                 for weight in self.weights
             ],

@@ -6,29 +6,33 @@ from itertools import takewhile
 
 from lora_graph.inspect.diffing.matching import Matching
 from lora_graph.inspect.diffing.side import is_commutative, is_fixed, is_leaf
+from lora_graph.inspect.diffing.turned import is_only_turned, is_turned
 from lora_graph.ir.leaves import Parameter
 from lora_graph.ir.value import Value
 
 BRIDGED, ALIKE, UNLIKE = 0.8, 0.55, 0.1
-"""How far an operand agrees with one that stands for its match, and a parameter with one of its type, or of another."""
-CHANGED = 0.75
-"""What the score is multiplied by where attributes differ, and where types do."""
-ALIKE_USE = 8
-"""So many parts of names that are alike tell as much as an equal use."""
+"""How far an operand agrees with one that stands for its match, and a parameter with one of its type or that is its
+transpose, and with one of another type."""
+CHANGED, ADDED = 0.75, 0.5
+"""What the score is multiplied by where attributes differ, and where types do; and where one is of an adapter."""
+ALIKE_USE, PARAMETER = 8, 4
+"""So many parts of names that are alike tell as much as an equal use, and as one of a parameter that an op uses."""
 
 
 def score(known: Matching, p: Value, q: Value) -> float:
     """How much speaks for a pair of one kind, from 0 to 1: operands that agree count twice as much as users."""
     total = (2 * _operands_agree(known, p, q) + _users_agree(known, p, q)) / 3
-    if not is_leaf(p) and known.a.ops[p] != known.b.ops[q]:
+    if not is_leaf(p) and known.a.ops[p] != known.b.ops[q] and not is_only_turned(known, p, q):
         total *= CHANGED
+    if not known.may_be(p, q):
+        total *= ADDED
     return total if known.a.type_numbers[p] == known.b.type_numbers[q] else total * CHANGED
 
 
 def hints(known: Matching, p: Value, q: Value) -> int:
     """What tells pairs of one score apart: what becomes of them, and how far their names are alike."""
-    named = zip(known.a.name_parts[p], known.b.name_parts[q], strict=False)
-    return ALIKE_USE * (known.a.use[p] == known.b.use[q]) + sum(_common(*names) for names in named)
+    own, *used = map(_common, known.a.name_parts[p], known.b.name_parts[q])
+    return ALIKE_USE * (known.a.use[p] == known.b.use[q]) + own + PARAMETER * sum(used)
 
 
 def _operands_agree(known: Matching, p: Value, q: Value) -> float:
@@ -58,7 +62,10 @@ def _alike(known: Matching, p: Value, q: Value) -> float:
     """How far two open parameters agree."""
     if known.a.contents[p] == known.b.contents[q]:
         return 1.0
-    return ALIKE if known.a.type_numbers[p] == known.b.type_numbers[q] else UNLIKE
+    if not known.may_be(p, q):
+        return 0.0
+    are_types_equal = known.a.type_numbers[p] == known.b.type_numbers[q]
+    return ALIKE if are_types_equal or is_turned(known, p, q) else UNLIKE
 
 
 def _bridged(known: Matching, p: Value, q: Value) -> float:

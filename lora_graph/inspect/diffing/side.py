@@ -9,7 +9,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from lora_graph.ir.dims import Dim
+from lora_graph.ir.dims import Dim, Shape
 from lora_graph.ir.graph import Graph, substitute_dims
 from lora_graph.ir.leaves import Absent, Constant, Dimension, Input, Parameter
 from lora_graph.ir.op import Op
@@ -41,12 +41,14 @@ class Numbers:
 class Side:
     """``graph`` with the arrays of ``state``; what has none there is told apart by its name.
 
+    ``adapters`` are the parameters that are known to be of adapters.
     ``sizes`` gives the dimensions of this side names that both have, ``ports`` numbers to the inputs.
     """
 
     graph: Graph
     state: Mapping[str, Array]
     numbers: Numbers
+    adapters: frozenset[str] = frozenset()
     sizes: dict[str, Dim] = field(default_factory=dict)
     ports: dict[Value, object] = field(default_factory=dict)
 
@@ -103,6 +105,21 @@ class Side:
     def kinds(self) -> dict[Value, str]:
         """What each Value has in common with those that it may be a changed form of."""
         return {value: kind_of(value) for value in self.graph.values}
+
+    @cached_property
+    def added(self) -> set[Value]:
+        """The parameters of adapters, and the ops that use one, or what is computed of nothing else."""
+        pure = {leaf for name, leaf in self.graph.parameters.items() if name in self.adapters}
+        found = set(pure)
+        for value in self.graph.values if pure else ():
+            if not pure.isdisjoint(value.operands):
+                found.add(value)
+                if all(operand in pure or is_fixed(operand) for operand in value.operands):
+                    pure.add(value)
+        return found
+
+    def shape(self, value: Value) -> Shape:
+        return tensor_type(self.types[value]).shape
 
     @cached_property
     def contents(self) -> dict[Value, object]:

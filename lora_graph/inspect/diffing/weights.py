@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lora_graph.inspect.diffing.matching import Matching
+from lora_graph.inspect.diffing.turned import is_turned
 from lora_graph.ir.leaves import Parameter
 from lora_graph.ir.types import Array, TensorType, type_of
 from lora_graph.ir.value import Value
@@ -38,6 +39,14 @@ class WeightChange:
     rank: int | None = None
     full_rank: int | None = None
     """The rank that a matrix of this shape can have at most."""
+    turned: bool = False
+    """Whether W is compared with the transpose of the new weight, which is used the other way round."""
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether there is a ΔW."""
+        old, new = self.types
+        return self.turned or old.shape == new.shape
 
 
 def weight_changes(known: Matching, rtol: float) -> Iterator[WeightChange]:
@@ -48,13 +57,18 @@ def weight_changes(known: Matching, rtol: float) -> Iterator[WeightChange]:
         if isinstance(p.op, Parameter) and all(name in state for name, state in zip(names, states, strict=True)):
             old, new = (np.asarray(state[name]) for name, state in zip(names, states, strict=True))
             change = compared(p, q, old, new)
+            if change is not None and is_turned(known, p, q):
+                change = compared(p, q, old, new.T, turned=True)
             if change is not None and not (old.dtype == new.dtype and change.relative <= rtol):
                 yield change
 
 
-def compared(p: Value, q: Value, old: Array, new: Array) -> WeightChange | None:
-    """How ``new`` differs from ``old``; None where it does not, NaN being equal to itself."""
-    types = type_of(old), type_of(new)
+def compared(p: Value, q: Value, old: Array, new: Array, turned: bool = False) -> WeightChange | None:
+    """How ``new`` (the transpose of what is stored, if ``turned``) differs from ``old``; None where it does not.
+
+    NaN is equal to itself.
+    """
+    types = type_of(old), type_of(new.T if turned else new)
     if old.shape != new.shape:
         return WeightChange(p, q, types)
     if old.dtype == new.dtype and np.array_equal(_bytes(old), _bytes(new)):
@@ -71,7 +85,7 @@ def compared(p: Value, q: Value, old: Array, new: Array) -> WeightChange | None:
         full = min(matrix.shape)
         epsilon = max(_epsilon(old.dtype), _epsilon(new.dtype))
         rank = rank_of(matrix, epsilon, float(np.abs(before).max(initial=0.0)) + largest)
-    return WeightChange(p, q, types, norm, relative, largest, rank, full)
+    return WeightChange(p, q, types, norm, relative, largest, rank, full, turned)
 
 
 def as_matrix(array: Array) -> Array | None:

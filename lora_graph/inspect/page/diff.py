@@ -46,7 +46,7 @@ def _numbers(weight: WeightChange) -> dict[str, str]:
     """What the panel says of a weight that moved."""
     old, new = weight.types
     kinds = {} if old == new else {"became": str(new)}
-    if old.shape != new.shape:
+    if not weight.is_measured:
         return kinds
     sizes = {"‖ΔW‖": weight.norm, "‖ΔW‖/‖W‖": weight.relative, "max|ΔW|": weight.largest}
     rank = {} if weight.full_rank is None else {"rank of ΔW": f"{rank_text(weight)} of {weight.full_rank}"}
