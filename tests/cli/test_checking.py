@@ -9,23 +9,8 @@ import numpy as np
 import pytest
 
 import lora_graph as lg
-from lora_graph.adapters.runs import create
 from lora_graph.ops.activation import Tanh
 from tests.cli.test_commands import call
-from tests.onnx.forms.models import adapted, dense
-
-
-@pytest.fixture
-def base(rng: np.random.Generator, tmp_path: Path) -> Path:
-    path = tmp_path / "base.onnx"
-    lg.export_onnx(dense(rng), path)
-    return path
-
-
-@pytest.fixture
-def run(base: Path, rng: np.random.Generator, tmp_path: Path) -> Path:
-    create(tmp_path / "run", base, adapted(lg.load_onnx(base), "lora", rng), [])
-    return tmp_path / "run"
 
 
 def test_a_file_that_agrees(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

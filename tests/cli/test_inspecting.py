@@ -9,27 +9,12 @@ import numpy as np
 import pytest
 
 import lora_graph as lg
-from lora_graph.adapters.runs import create
 from lora_graph.cli.commands import PRESETS
 from lora_graph.inspect.built_in import NAMES
 from lora_graph.ir import Graph, input, parameter, parse  # noqa: A004
 from lora_graph.onnx import lower, read_model
 from lora_graph.rewrite.pipeline import PRESETS as ALL_PRESETS
 from tests.cli.test_commands import call
-from tests.onnx.forms.models import adapted, dense
-
-
-@pytest.fixture
-def base(rng: np.random.Generator, tmp_path: Path) -> Path:
-    path = tmp_path / "base.onnx"
-    lg.export_onnx(dense(rng), path)
-    return path
-
-
-@pytest.fixture
-def run(base: Path, rng: np.random.Generator, tmp_path: Path) -> Path:
-    create(tmp_path / "run", base, adapted(lg.load_onnx(base), "lora", rng), [])
-    return tmp_path / "run"
 
 
 def test_a_run_at_a_glance(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 
 import lora_graph as lg
-from lora_graph.adapters.runs import create
 from lora_graph.inspect import profile_peak
 from tests.cli.test_commands import call
-from tests.onnx.forms.models import adapted, dense
 
 FEW = ("--repeat", 2, "--warmup", 0)
 
@@ -21,19 +19,6 @@ FEW = ("--repeat", 2, "--warmup", 0)
 def _small_products(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profile_peak, "SHAPES", ((16, 16, 16),))
     profile_peak.gemm_peak.cache_clear()
-
-
-@pytest.fixture
-def base(rng: np.random.Generator, tmp_path: Path) -> Path:
-    path = tmp_path / "base.onnx"
-    lg.export_onnx(dense(rng), path)
-    return path
-
-
-@pytest.fixture
-def run(base: Path, rng: np.random.Generator, tmp_path: Path) -> Path:
-    create(tmp_path / "run", base, adapted(lg.load_onnx(base), "lora", rng), [])
-    return tmp_path / "run"
 
 
 def test_a_table_for_each_engine(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
