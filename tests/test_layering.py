@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "lora_graph"
-BASIS = {"version", "errors", "files", "checks", "data", "display"}
+BASIS = {"version", "errors", "files", "garbage", "checks", "data", "display"}
 LAYERS = [
     BASIS,
     {"ir"},

@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import ceil, floor
 
+from lora_graph.garbage import no_collections
 from lora_graph.inspect.layout_blocks import LEAVES, Block, nest
 from lora_graph.inspect.layout_columns import Neighbour, place_rows
 from lora_graph.inspect.layout_rows import Grid, Ports, grid_of, nets_of
 from lora_graph.inspect.layout_wires import Placed, Points, Wiring
 from lora_graph.inspect.scene import Scene
 from lora_graph.inspect.scene_text import Caption, captions, width_of
-from lora_graph.rewrite.pipeline import no_collections
 
 GAP_X, GAP_Y, WIRE, PAD, HEADER = 20, 30, 6, 14, 24
 """Between boxes in a row, between rows, to each side of a wire, and inside a block at its sides and its top."""

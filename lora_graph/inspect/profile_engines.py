@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
 from time import perf_counter
 from typing import NamedTuple, Protocol
 
+from lora_graph.garbage import no_collections
 from lora_graph.inspect.cost import Costs
 from lora_graph.inspect.engines import named
 from lora_graph.inspect.profile_report import NodeTime, Seconds, Timing
@@ -179,7 +179,8 @@ def measure(engines: Sequence[Engine], warmup: int, repeat: int) -> list[Timing]
     plain: list[list[float]] = [[] for _ in engines]
     counts: list[list[bool]] = [[] for _ in engines]
     blocks = min(BLOCKS, repeat) if len(engines) > 1 else 1
-    with _no_collections():
+    gc.collect()
+    with no_collections():
         for block in range(blocks):
             wanted = [False] * warmup + [True] * (repeat * (block + 1) // blocks - repeat * block // blocks)
             for number, engine in enumerate(engines):
@@ -200,16 +201,3 @@ def _timing(engine: Engine, plain: Seconds, counted: Sequence[bool]) -> Timing:
     nodes, runs = engine.timed()
     kept = tuple(replace(node, seconds=tuple(compress(node.seconds, counted))) for node in nodes)
     return Timing(engine.name, kept, tuple(compress(runs, counted)), plain, engine.costs)
-
-
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """Garbage is collected before, not while something is timed."""
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lora_graph.garbage import no_collections
 from lora_graph.inspect.cycles import on_cycles
 from lora_graph.inspect.kin import adapter_values
 from lora_graph.inspect.stages import align, replaced
@@ -17,7 +18,6 @@ from lora_graph.ir.leaves import Absent, Constant, Dimension, Input, Parameter
 from lora_graph.ir.op import Op
 from lora_graph.ir.types import Type
 from lora_graph.ir.value import Value
-from lora_graph.rewrite.pipeline import no_collections
 from lora_graph.rewrite.record import Report
 
 KINDS = ("op", "input", "parameter", "constant", "output")

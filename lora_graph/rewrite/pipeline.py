@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from lora_graph.garbage import no_collections
 from lora_graph.ir.graph import Graph
 from lora_graph.ir.types import Array
 from lora_graph.ir.value import Value
@@ -61,18 +60,6 @@ class Pipeline:
             if prelude is not None:
                 preludes.append((prelude, graph))
         return Optimized(graph, tuple(preludes), Report(tuple(records)))
-
-
-@contextmanager
-def no_collections() -> Iterator[None]:
-    """No cyclic garbage is made here, and looking for it among many new Values would take a fifth of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @dataclass(frozen=True)

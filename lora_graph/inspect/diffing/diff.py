@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from lora_graph import checks
+from lora_graph.garbage import no_collections
 from lora_graph.inspect.diffing.align import align
 from lora_graph.inspect.diffing.changes import Names, changes
 from lora_graph.inspect.diffing.equivalence import Equivalence
@@ -19,7 +20,7 @@ from lora_graph.inspect.diffing.weights import weight_changes
 from lora_graph.inspect.inspected import Inspected, Model
 from lora_graph.ir.leaves import Input
 from lora_graph.ir.value import Value
-from lora_graph.rewrite.pipeline import no_collections, optimize_graph
+from lora_graph.rewrite.pipeline import optimize_graph
 
 FEW = 32
 """Results of a region that are looked at one by one where all together do not compute the same."""
